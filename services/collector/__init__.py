@@ -1,0 +1,1 @@
+"""collector: folds the completions log into result files, each line exactly once."""

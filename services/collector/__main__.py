@@ -1,0 +1,130 @@
+"""Entry point of a collector: opens the store and the log, and collects its share of the partitions."""
+
+import asyncio
+import sys
+
+import structlog
+from aiokafka import TopicPartition
+
+from services.collector.collector import PartitionCollector
+from services.collector.finalizer import Finalizer
+from services.collector.segment_chain import SegmentChain
+from services.collector.settings import CollectorSettings
+from shared.health import serve_health
+from shared.kafka import Publisher, make_producer, start_client, stop_client
+from shared.lifecycle import Deadline, Stop, run_service, stop_on_signals
+from shared.log_reader import LogReader
+from shared.object_store import ObjectStore
+from shared.open_store import open_store
+from shared.settings import load_settings
+from shared.telemetry import Telemetry, set_up_logging
+from shared.topic_setup import prepare_topics
+from shared.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+LAG_GROUP = "collector"
+READ_TIMEOUT_MS = 500
+
+
+async def closed_batches(settings: CollectorSettings, topics: Topics) -> set[str]:
+    """Batches whose terminal facet is published: they are not finalised again after a restart."""
+    reader = LogReader(settings.kafka)
+    partitions = [TopicPartition(topics.batches.name, number) for number in range(topics.batches.partitions)]
+    await reader.open(dict.fromkeys(partitions))
+    found: set[str] = set()
+    try:
+        ends = await reader.end_offsets()
+        while any(reader.positions[tp] < end for tp, end in ends.items()):
+            for record in await reader.poll(timeout_ms=READ_TIMEOUT_MS, max_records=5_000):
+                batch_id, _, facet = (record.key or b"").decode().partition("/")
+                if facet == "closed" and record.value is not None:
+                    found.add(batch_id)
+    finally:
+        await reader.close()
+    return found
+
+
+class CollectorProcess:
+    """All partitions of one collector."""
+
+    def __init__(self, settings: CollectorSettings) -> None:
+        self._settings = settings
+        self._topics = Topics(settings.kafka)
+        self._stop = Stop()
+        self._collectors: list[PartitionCollector] = []
+
+    async def run(self) -> int:
+        """Collect until asked to stop; the exit code."""
+        stop_on_signals(self._stop)
+        kafka = self._settings.kafka
+        async with serve_health(self._settings.health, self._not_ready):
+            store = await open_store(self._settings.store)
+            log_id = await prepare_topics(kafka, self._topics.all_for(self._settings.models))
+            telemetry = Telemetry("collector", self._settings.telemetry)
+            producer = make_producer(kafka)
+            await start_client(producer, kafka)
+            try:
+                published = await closed_batches(self._settings, self._topics)
+                self._collectors = self._make_collectors(store, log_id, Publisher(producer), published, telemetry)
+                await self._collect()
+            finally:
+                await stop_client(producer)
+                await store.close()
+                telemetry.close()
+        return 0
+
+    async def _collect(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(collector.run(self._stop)) for collector in self._collectors]
+            await self._stop.wait()
+            deadline = Deadline(self._settings.drain_timeout_s)
+            _, late = await asyncio.wait(tasks, timeout=deadline.remaining_s())
+            for task in late:  # what they had in hand is in the log, and is collected again
+                task.cancel()
+
+    def _make_collectors(
+        self, store: ObjectStore, log_id: str, publisher: Publisher, published: set[str], telemetry: Telemetry
+    ) -> list[PartitionCollector]:
+        settings, topic = self._settings.collector, self._topics.completions
+        finalizer = Finalizer(store, settings.scratch_dir, settings.result_expires_after_s, telemetry)
+        slots = asyncio.Semaphore(settings.finalize_concurrency)
+        group = f"{self._settings.kafka.topic_prefix}{LAG_GROUP}"
+        return [
+            PartitionCollector(
+                partition=number,
+                topics=self._topics,
+                settings=settings,
+                chain=SegmentChain(store, log_id, topic.name, number),
+                new_reader=lambda: LogReader(self._settings.kafka, group),
+                publisher=publisher,
+                finalizer=finalizer,
+                finalize_slots=slots,
+                published=published,
+                telemetry=telemetry,
+            )
+            for number in range(settings.index, topic.partitions, settings.count)
+        ]
+
+    def _not_ready(self) -> dict[str, str]:
+        if self._stop.requested:
+            return {"collector": "stopping"}
+        if not self._collectors and self._settings.collector.index < self._topics.completions.partitions:
+            return {"collector": "starting"}
+        return {f"partition {n}": "recovering" for n, c in enumerate(self._collectors) if not c.ready}
+
+
+async def run() -> int:
+    """Read the settings and collect."""
+    settings = load_settings(CollectorSettings)
+    set_up_logging(settings.telemetry)
+    return await CollectorProcess(settings).run()
+
+
+def main() -> int:
+    """Process entry."""
+    return run_service(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,274 @@
+"""How does one partition of the completions log become segments and files? SHELL: read, fold, append, tell.
+
+A session recovers from the chain and goes on where it ends. Whatever goes wrong (another owner, a lost answer of
+the store) ends the session, and the next one recovers; nothing is guessed.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+from aiokafka import TopicPartition
+from opentelemetry.trace import Span, SpanKind
+
+from services.collector.finalizer import ClosedShard, Finalized, Finalizer, LineIndex
+from services.collector.ledger import Closed, Dropped, Kept, Ledger, Shard, ShardId
+from services.collector.segment import Entry, SegmentBuilder, flush_due
+from services.collector.segment_chain import ChainTaken, SegmentChain
+from services.collector.settings import CollectorBlock
+from shared.dead_letters import dead_letter
+from shared.errors import SetupError, UnavailableError
+from shared.kafka import KAFKA_ERRORS, OutgoingRecord, Publisher
+from shared.lifecycle import Stop
+from shared.log_reader import LogReader, Record
+from shared.messages import (
+    CompletionHeaders,
+    ShardProgressed,
+    UnreadableRecord,
+    Usage,
+    encode,
+    read_completion_headers,
+)
+from shared.telemetry import Telemetry, context_from, line_attributes, messaging_attributes
+from shared.topics import Topics, facet_key, partition_of, shard_of_line
+
+log = structlog.get_logger(__name__)
+
+POLL_TIMEOUT_MS = 200
+POLL_RECORDS = 2_000
+RECOVER_BACKOFF_S = 1.0
+
+
+class PartitionCollector:
+    """The collector of one partition."""
+
+    def __init__(
+        self,
+        *,
+        partition: int,
+        topics: Topics,
+        settings: CollectorBlock,
+        chain: SegmentChain,
+        new_reader: Callable[[], LogReader],
+        publisher: Publisher,
+        finalizer: Finalizer,
+        finalize_slots: asyncio.Semaphore,
+        published: set[str],
+        telemetry: Telemetry,
+    ) -> None:
+        self._tp = TopicPartition(topics.completions.name, partition)
+        self._topics = topics
+        self._settings = settings
+        self._chain = chain
+        self._new_reader = new_reader
+        self._publisher = publisher
+        self._finalizer = finalizer
+        self._finalize_slots = finalize_slots
+        self._published = published
+        self._telemetry = telemetry
+        self._num_dropped = 0
+        self.ready = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._ledger = Ledger()
+        self._indexes: dict[ShardId, LineIndex] = {}
+        self._told: dict[ShardId, tuple[int, float]] = {}
+        self._spans: list[Span] = []
+
+    async def run(self, stop: Stop) -> None:
+        """Collect until asked to stop."""
+        while not stop.requested:
+            try:
+                await self._session(stop)
+            except* (ChainTaken, UnavailableError, *KAFKA_ERRORS) as errors:
+                log.warning("collector recovers", partition=self._tp.partition, reason=str(errors.exceptions[0]))
+            self.ready = False
+            if not stop.requested:
+                await stop.wait(RECOVER_BACKOFF_S)
+
+    async def _session(self, stop: Stop) -> None:
+        self._forget()
+        reader = self._new_reader()
+        try:
+            async with asyncio.TaskGroup() as finalising:
+                await self._recover(reader, finalising)
+                self.ready = True
+                log.info("collecting", partition=self._tp.partition, offset=self._chain.next_offset)
+                await self._collect(reader, stop, finalising)
+        finally:
+            await reader.close()
+
+    async def _recover(self, reader: LogReader, finalising: asyncio.TaskGroup) -> None:
+        async for segment in self._chain.walk():
+            for entry in segment.entries:
+                verdict = self._ledger.apply(entry.as_completion())
+                assert not isinstance(verdict, Dropped), f"{segment.key}: {entry} was kept twice"
+                self._index(segment.key, entry)
+            for batch in segment.footer.batches:
+                self._add_usage(batch.id, batch.usage)
+        await reader.open({self._tp: self._chain.next_offset})
+        begin, end = (await reader.beginning_offsets())[self._tp], (await reader.end_offsets())[self._tp]
+        if self._chain.next_offset is None:
+            self._chain.start_at(reader.positions[self._tp])
+        elif not begin <= self._chain.next_offset <= end:
+            raise SetupError(
+                f"{self._tp.topic}[{self._tp.partition}] holds offsets {begin} to {end}, but the segments in the store end "
+                f"at {self._chain.next_offset}: this store belongs to another log, or the topic was made anew. "
+                "Use the log's own store, or another topic prefix"
+            )
+        for shard in list(self._ledger.shards.values()):
+            if shard.how_closed is not None:
+                self._finalise(shard, finalising)
+
+    async def _collect(self, reader: LogReader, stop: Stop, finalising: asyncio.TaskGroup) -> None:
+        builder = self._chain.builder()
+        opened_at, closing = time.monotonic(), []
+        while not stop.requested:
+            for record in await reader.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=POLL_RECORDS):
+                if not len(builder):
+                    opened_at = time.monotonic()
+                if shard := await self._fold(record, builder):
+                    closing.append(shard)
+            due = flush_due(
+                num_bytes=builder.num_bytes,
+                age_s=time.monotonic() - opened_at,
+                closes_batch=bool(closing),
+                max_bytes=self._settings.segment_bytes,
+                max_age_s=self._settings.segment_age_s,
+            )
+            if len(builder) and due:
+                await self._append(builder, reader)
+                await self._tell_progress()
+                for shard in closing:
+                    self._finalise(shard, finalising)
+                builder, closing = self._chain.builder(), []
+        if len(builder):
+            await self._append(builder, reader)
+            for shard in closing:
+                self._finalise(shard, finalising)
+
+    async def _fold(self, record: Record, builder: SegmentBuilder) -> Shard | None:
+        """Fold one record in; the shard that it closes, if any."""
+        try:
+            headers = read_completion_headers(record.headers)
+        except UnreadableRecord as error:
+            await self._park(record, str(error))
+            return None
+        verdict = self._ledger.apply(headers)
+        self._trace(record, headers, verdict)
+        match verdict:
+            case Dropped(reason=reason):
+                self._num_dropped += 1
+                log.debug("completion dropped", reason=reason, batch_id=headers.batch_id, line=headers.line)
+                return None
+            case Kept(closes=closes):
+                builder.add(headers, record.value or b"")
+            case Closed():
+                closes = True
+                builder.add(headers, b"")
+        return self._ledger.shards[_shard_id(headers)] if closes else None
+
+    async def _append(self, builder: SegmentBuilder, reader: LogReader) -> None:
+        segment = builder.build(reader.positions[self._tp])
+        key = await self._chain.append(segment)
+        for entry in segment.entries:
+            self._index(key, entry)
+        for span in self._spans:
+            span.set_attribute("headrace.segment", key)
+            span.end()
+        self._spans.clear()
+        await reader.commit_gauge({self._tp: segment.footer.next_offset})
+
+    def _index(self, key: str, entry: Entry) -> None:
+        if entry.kind in ("cancel", "deadline") or entry.batch_id in self._published:
+            return
+        shard_id = _shard_id(entry.as_completion())
+        index = self._indexes.get(shard_id)
+        if index is None:
+            index = self._indexes[shard_id] = LineIndex(entry.total)
+        index.add(key, entry)
+
+    def _add_usage(self, batch_id: str, usage: Usage) -> None:
+        shard = self._ledger.shards[(batch_id, 0)]
+        shard.usage = shard.usage.plus(usage)
+
+    async def _tell_progress(self) -> None:
+        now = time.monotonic()
+        records = []
+        for shard_id, shard in self._ledger.shards.items():
+            if shard.batch_id in self._published:
+                continue
+            count, told_at = self._told.get(shard_id, (0, 0.0))
+            full = shard.num_answered == shard.num_lines
+            recent = now - told_at < self._settings.progress_interval_s
+            if shard.num_answered == count or (recent and not full):
+                continue
+            self._told[shard_id] = (shard.num_answered, now)
+            records.append(self._progress_record(shard, full))
+        await self._publisher.send_all(records)
+
+    def _progress_record(self, shard: Shard, full: bool) -> OutgoingRecord:
+        answered_at = int(time.time()) if full else None
+        facet = ShardProgressed(
+            completed=shard.completed, failed=shard.failed, usage=shard.usage, answered_at=answered_at
+        )
+        return self._facet_record(shard.batch_id, f"progress/{shard.number}", encode(facet))
+
+    def _facet_record(self, batch_id: str, facet: str, value: bytes) -> OutgoingRecord:
+        topic = self._topics.batches
+        return OutgoingRecord(topic.name, value, partition_of(batch_id, topic.partitions), facet_key(batch_id, facet))
+
+    def _finalise(self, shard: Shard, finalising: asyncio.TaskGroup) -> None:
+        if shard.batch_id in self._published:
+            return
+        shard_id = (shard.batch_id, shard.number)
+        index = self._indexes.pop(shard_id, None) or LineIndex(shard.total)
+        closed = ClosedShard(shard, index, int(time.time()))
+        finalising.create_task(self._finalise_and_tell(closed), name=f"finalise {shard.batch_id}")
+
+    async def _finalise_and_tell(self, closed: ClosedShard) -> None:
+        batch_id = closed.shard.batch_id
+        async with self._finalize_slots:
+            result = await self._finalizer.finalize(closed)
+        self._published.add(batch_id)
+        closed.shard.bitmap = bytearray()  # nothing asks a closed shard for its lines
+        if result is None:
+            log.error("no batch of this id was ever created, its lines stay in the spool", batch_id=batch_id)
+            return
+        await self._tell_closed(batch_id, result)
+        log.info(
+            "batch closed",
+            batch_id=batch_id,
+            status=result.closed.status,
+            completed=result.closed.completed,
+            failed=result.closed.failed,
+            not_run=result.closed.not_run,
+        )
+
+    async def _tell_closed(self, batch_id: str, result: Finalized) -> None:
+        """Files first, so that a batch that looks closed can always be downloaded."""
+        files = [
+            OutgoingRecord(self._topics.files.name, encode(file), 0, file.id.encode()) for file in result.files
+        ]
+        await self._publisher.send_all(files)
+        await self._publisher.send(self._facet_record(batch_id, "closed", encode(result.closed)))
+
+    def _trace(self, record: Record, headers: CompletionHeaders, verdict: object) -> None:
+        if not headers.traceparent or not self._telemetry.enabled or isinstance(verdict, Dropped):
+            return
+        attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
+        attributes |= line_attributes(headers.batch_id, headers.line)
+        parent = context_from(headers.traceparent)
+        self._spans.append(
+            self._telemetry.tracer.start_span(f"process {record.topic}", parent, SpanKind.CONSUMER, attributes)
+        )
+
+    async def _park(self, record: Record, reason: str) -> None:
+        log.warning("record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason)
+        await self._publisher.send(dead_letter(self._topics, record, reason))
+
+
+def _shard_id(headers: CompletionHeaders) -> ShardId:
+    return headers.batch_id, shard_of_line(headers.line)

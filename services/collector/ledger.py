@@ -1,0 +1,112 @@
+"""Is a completion the first of its line, and when is a batch closed? PURE: records in log order, verdicts out.
+
+One bitmap per batch shard; the first completion of a line wins, whatever its content. A batch closes when its
+bitmap is full, or at a cancel or deadline record: what lies before is in the files, what lies after is not. Every
+replay of the same log gives the same verdicts (invariants V1, V5).
+"""
+
+from dataclasses import dataclass, field
+
+from shared.messages import CompletionHeaders, Usage
+from shared.topics import SHARD_LINES, shard_of_line
+
+ShardId = tuple[str, int]
+
+COMPLETED, CANCELLED, EXPIRED = "completed", "cancelled", "expired"
+_HOW = {"cancel": CANCELLED, "deadline": EXPIRED}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The line is new: it goes into the next segment. `closes` when it was the last one missing."""
+
+    closes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A cancel or deadline record that decides; it goes into the next segment too."""
+
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A repetition, or too late; counted and forgotten."""
+
+    reason: str
+
+
+Verdict = Kept | Closed | Dropped
+
+
+@dataclass(slots=True)
+class Shard:
+    """Counts and bitmap of one shard of a batch; `total` is the batch's, `num_lines` this shard's."""
+
+    batch_id: str
+    number: int
+    total: int
+    completed: int = 0
+    failed: int = 0
+    usage: Usage = Usage()
+    how_closed: str | None = None
+    bitmap: bytearray = field(default_factory=bytearray)
+
+    @property
+    def num_lines(self) -> int:
+        """Lines of this shard."""
+        return max(0, min(SHARD_LINES, self.total - self.number * SHARD_LINES))
+
+    @property
+    def num_answered(self) -> int:
+        """Lines with a completion."""
+        return self.completed + self.failed
+
+    def has(self, line: int) -> bool:
+        """Whether the line (0-based, in the batch) has its completion."""
+        index = line - self.number * SHARD_LINES
+        return bool(self.bitmap[index >> 3] & (1 << (index & 7)))
+
+    def mark(self, line: int) -> None:
+        """Set the line's bit."""
+        index = line - self.number * SHARD_LINES
+        self.bitmap[index >> 3] |= 1 << (index & 7)
+
+
+class Ledger:
+    """All shards of one partition of the completions log."""
+
+    def __init__(self) -> None:
+        self.shards: dict[ShardId, Shard] = {}
+
+    def apply(self, record: CompletionHeaders) -> Verdict:
+        """Decide about the next record of the log."""
+        shard = self._shard(record)
+        if shard.how_closed is not None:
+            return Dropped("after_close")
+        if record.kind != "line":
+            shard.how_closed = _HOW[record.kind]
+            return Closed(shard.how_closed)
+        if shard.has(record.line):
+            return Dropped("duplicate")
+        shard.mark(record.line)
+        if record.succeeded:
+            shard.completed += 1
+        else:
+            shard.failed += 1
+        shard.usage = shard.usage.plus(record.usage)
+        closes = shard.num_answered == shard.num_lines
+        if closes:
+            shard.how_closed = COMPLETED
+        return Kept(closes)
+
+    def _shard(self, record: CompletionHeaders) -> Shard:
+        # Cancel and deadline records of a batch come once per shard; with one shard per batch that is shard 0.
+        number = shard_of_line(record.line)
+        shard_id = (record.batch_id, number)
+        shard = self.shards.get(shard_id)
+        if shard is None:
+            shard = self.shards[shard_id] = Shard(record.batch_id, number, record.total)
+            shard.bitmap = bytearray((shard.num_lines + 7) // 8)
+        return shard

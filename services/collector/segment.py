@@ -1,0 +1,152 @@
+"""What is in a segment? PURE codec: the kept lines, then where each one is, then what the segment covers.
+
+    lines, each with its newline │ entries, 21 bytes each │ footer, JSON │ entry bytes u32 │ footer bytes u32 │ magic
+
+An entry is (batch index u32, line u32, kind u8, position u64, length u32), little-endian, in log order. Cancel and
+deadline records are entries too, so that the chain alone rebuilds the ledger. The footer names the SHA-256 of the
+segment before, which makes the chain tamper-evident.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from shared.messages import CompletionHeaders, Usage
+
+MAGIC = b"HRSEG\x00\x01\n"
+FORMAT_VERSION = 1
+_ENTRY = struct.Struct("<IIBQI")
+_TRAILER = struct.Struct("<II8s")
+TRAILER_BYTES = _TRAILER.size
+_KINDS = ("failed", "completed", "cancel", "deadline")
+
+
+class CorruptSegment(ValueError):
+    """The bytes are not a segment of this format."""
+
+
+class BatchInSegment(msgspec.Struct, frozen=True):
+    """A batch that the segment has entries of, and the tokens of those lines."""
+
+    id: str
+    total: int
+    usage: Usage
+
+
+class Footer(msgspec.Struct, frozen=True):
+    """What a segment covers: offsets [first_offset, next_offset) of one partition."""
+
+    topic: str
+    partition: int
+    first_offset: int
+    next_offset: int
+    previous_sha256: str
+    batches: tuple[BatchInSegment, ...]
+    version: int = FORMAT_VERSION
+
+
+class Entry(NamedTuple):
+    """A kept record; `position` and `length` are those of its line in the segment, newline included."""
+
+    batch_id: str
+    total: int
+    line: int
+    kind: str
+    position: int
+    length: int
+
+    def as_completion(self) -> CompletionHeaders:
+        """The record as the ledger saw it, without its tokens, which the footer sums per batch."""
+        return CompletionHeaders(
+            kind=self.kind if self.kind in ("cancel", "deadline") else "line",
+            batch_id=self.batch_id,
+            line=self.line,
+            total=self.total,
+            succeeded=self.kind == "completed",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment ready to be created: its bytes, their hash, and the entries that it makes durable."""
+
+    data: bytes
+    sha256: str
+    footer: Footer
+    entries: tuple[Entry, ...]
+
+
+class SegmentBuilder:
+    """Collects kept records until they are worth an object."""
+
+    def __init__(self, topic: str, partition: int, first_offset: int, previous_sha256: str) -> None:
+        self._topic, self._partition = topic, partition
+        self._first_offset, self._previous = first_offset, previous_sha256
+        self._lines: list[bytes] = []
+        self._entries: list[Entry] = []
+        self._usage: dict[str, Usage] = {}
+        self.num_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, record: CompletionHeaders, value: bytes) -> None:
+        """Append a kept record; `value` is its line, empty for cancel and deadline records."""
+        kind = record.kind if record.kind != "line" else _KINDS[record.succeeded]
+        self._entries.append(Entry(record.batch_id, record.total, record.line, kind, self.num_bytes, len(value)))
+        self._usage[record.batch_id] = self._usage.get(record.batch_id, Usage()).plus(record.usage)
+        self._lines.append(value)
+        self.num_bytes += len(value)
+
+    def build(self, next_offset: int) -> Segment:
+        """The segment that covers everything up to `next_offset`."""
+        index = {batch_id: number for number, batch_id in enumerate(self._usage)}
+        totals = {entry.batch_id: entry.total for entry in self._entries}
+        batches = tuple(BatchInSegment(batch_id, totals[batch_id], usage) for batch_id, usage in self._usage.items())
+        footer = Footer(self._topic, self._partition, self._first_offset, next_offset, self._previous, batches)
+        packed = b"".join(
+            _ENTRY.pack(index[e.batch_id], e.line, _KINDS.index(e.kind), e.position, e.length) for e in self._entries
+        )
+        tail = msgspec.json.encode(footer)
+        data = b"".join([*self._lines, packed, tail, _TRAILER.pack(len(packed), len(tail), MAGIC)])
+        return Segment(data, hashlib.sha256(data).hexdigest(), footer, tuple(self._entries))
+
+
+def tail_bytes(trailer: bytes) -> int:
+    """Bytes of entries, footer and trailer together, from the last 16 bytes of a segment."""
+    try:
+        num_entries, num_footer, magic = _TRAILER.unpack(trailer)
+    except struct.error as error:
+        raise CorruptSegment(f"trailer: {error}") from None
+    if magic != MAGIC:
+        raise CorruptSegment(f"magic {magic!r}, expected {MAGIC!r}")
+    return int(num_entries) + int(num_footer) + TRAILER_BYTES
+
+
+def read_tail(tail: bytes) -> tuple[Footer, tuple[Entry, ...]]:
+    """Footer and entries from the last `tail_bytes` bytes of a segment; raises CorruptSegment."""
+    if len(tail) < TRAILER_BYTES or len(tail) != tail_bytes(tail[-TRAILER_BYTES:]):
+        raise CorruptSegment(f"tail of {len(tail)} bytes does not have the length that it states")
+    num_entries, _, _ = _TRAILER.unpack(tail[-TRAILER_BYTES:])
+    try:
+        footer = msgspec.json.decode(tail[num_entries:-TRAILER_BYTES], type=Footer)
+        if footer.version != FORMAT_VERSION:
+            raise CorruptSegment(f"format {footer.version}, this build reads {FORMAT_VERSION}")
+        return footer, tuple(_entries(tail[:num_entries], footer))
+    except (msgspec.MsgspecError, struct.error, IndexError) as error:
+        raise CorruptSegment(f"tail: {error}") from None
+
+
+def _entries(packed: bytes, footer: Footer) -> Iterator[Entry]:
+    for number, line, kind, position, length in _ENTRY.iter_unpack(packed):
+        batch = footer.batches[number]
+        yield Entry(batch.id, batch.total, line, _KINDS[kind], position, length)
+
+
+def flush_due(*, num_bytes: int, age_s: float, closes_batch: bool, max_bytes: int, max_age_s: float) -> bool:
+    """Whether what was collected is worth a segment now: it is big, it is old, or a batch waits for it."""
+    return closes_batch or num_bytes >= max_bytes or age_s >= max_age_s

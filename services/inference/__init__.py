@@ -1,0 +1,1 @@
+"""inference: workers that take request records, run the engine and publish completions."""

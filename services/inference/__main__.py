@@ -1,0 +1,197 @@
+"""Entry point of a worker: chooses the engine, builds the objects, runs the Kafka side on a thread of its own."""
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from services.inference.assigned_log import AssignedLog
+from services.inference.engine import WINDOW_PER_SLOT, Engine
+from services.inference.engine_room import EngineRoom
+from services.inference.settings import InferenceSettings, WorkerSettings
+from services.inference.worker import Worker, WorkerIdentity
+from shared.errors import SetupError
+from shared.health import serve_health
+from shared.kafka import Publisher, make_producer, start_client, stop_client
+from shared.lifecycle import Stop, StopReason, run_service, stop_on_signals
+from shared.log_reader import LogReader
+from shared.settings import load_settings
+from shared.telemetry import Telemetry, set_up_logging
+from shared.topic_setup import prepare_topics
+from shared.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+ENGINE_CLOSE_TIMEOUT_S = 10.0
+DEATH_POLL_S = 1.0
+
+
+def make_engine(settings: WorkerSettings) -> Engine:
+    """The engine that the settings name; imports are local because each needs packages that the others do not."""
+    if not settings.model:
+        raise SetupError("HEADRACE_INFERENCE__MODEL is not set: name the model that this worker serves")
+    match settings.engine:
+        case "vllm":
+            from services.inference.vllm_engine import VllmEngine
+
+            return VllmEngine(settings)
+        case "openai":
+            from services.inference.openai_engine import OpenAIEngine
+
+            return OpenAIEngine(settings)
+        case "echo":
+            from services.inference.echo_engine import EchoEngine
+
+            return EchoEngine(settings.model, settings.echo)
+
+
+class KafkaThread:
+    """An event loop on a thread; ends with the coroutine that it was given."""
+
+    def __init__(self, main: Coroutine[Any, Any, None]) -> None:
+        self._main = main
+        self.error: BaseException | None = None
+        self.ended = asyncio.Event()
+        self._home = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="kafka")
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main)
+        except BaseException as error:  # noqa: BLE001 - carried to the main thread, which raises it
+            self.error = error
+        self._home.call_soon_threadsafe(self.ended.set)
+
+
+class WorkerProcess:
+    """The two loops of a worker and the stop that joins them."""
+
+    def __init__(self, settings: InferenceSettings) -> None:
+        self._settings = settings
+        self._worker = settings.inference
+        self._topics = Topics(settings.kafka)
+        self._stop = Stop()
+        self._stage = "loading the engine"
+        self._assigned: AssignedLog | None = None
+        self._kafka_stop: tuple[asyncio.AbstractEventLoop, Stop] | None = None
+
+    async def run(self) -> int:
+        """Start, work, drain; the exit code."""
+        stop_on_signals(self._stop)
+        telemetry = Telemetry("inference", self._settings.telemetry)
+        engine = make_engine(self._worker)
+        async with serve_health(self._settings.health, self._not_ready):
+            try:
+                await prepare_topics(self._settings.kafka, self._topics.all_for((self._worker.model,)))
+                await engine.start()
+                self._stage = "joining the consumer group"
+                return await self._serve(engine, telemetry)
+            finally:
+                await engine.close(ENGINE_CLOSE_TIMEOUT_S)
+                telemetry.close()
+
+    async def _serve(self, engine: Engine, telemetry: Telemetry) -> int:
+        room = EngineRoom(engine, self._worker.model, telemetry, self._worker.transient_tries)
+        thread = KafkaThread(self._kafka_side(engine, room, telemetry))
+        async with asyncio.TaskGroup() as group:
+            watchers = [
+                group.create_task(self._watch_engine(engine, room)),
+                group.create_task(self._pass_stop_on()),
+            ]
+            await thread.ended.wait()
+            for watcher in watchers:
+                watcher.cancel()
+        if thread.error is not None:
+            raise thread.error
+        return 1 if self._stop.reason is StopReason.FAILED else 0
+
+    async def _watch_engine(self, engine: Engine, room: EngineRoom) -> None:
+        while not self._stop.requested:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DEATH_POLL_S):
+                    await room.dead.wait()
+            reason = room.failure or engine.failure()
+            if reason:
+                log.error("worker stops because its engine failed", reason=reason)
+                self._stop.request(StopReason.FAILED)
+
+    async def _pass_stop_on(self) -> None:
+        await self._stop.wait()
+        while self._kafka_stop is None:
+            await asyncio.sleep(0.05)
+        loop, stop = self._kafka_stop
+        assert self._stop.reason is not None
+        loop.call_soon_threadsafe(stop.request, self._stop.reason)
+
+    async def _kafka_side(self, engine: Engine, room: EngineRoom, telemetry: Telemetry) -> None:
+        kafka, worker = self._settings.kafka, self._worker
+        stop = Stop()
+        self._kafka_stop = (asyncio.get_running_loop(), stop)
+        producer = make_producer(kafka)
+        await start_client(producer, kafka)
+        instance_id = worker.worker_id if worker.static_member else None
+        assigned = AssignedLog(kafka, self._topics.requests(worker.model).name, instance_id)
+        control = LogReader(kafka)
+        try:
+            await assigned.open()
+            self._assigned = assigned
+            identity = WorkerIdentity(worker.worker_id, worker.model, engine.name, engine.endpoints, int(time.time()))
+            runner = Worker(
+                identity=identity,
+                topics=self._topics,
+                assigned=assigned,
+                control=control,
+                publisher=Publisher(producer),
+                room=room,
+                window=worker.window or int(engine.num_slots * WINDOW_PER_SLOT),
+                telemetry=telemetry,
+            )
+            await runner.run(stop, self._settings.drain_timeout_s, worker.heartbeat_s, worker.commit_interval_s)
+        finally:
+            await control.close()
+            await assigned.close()
+            await stop_client(producer)
+
+    def _not_ready(self) -> dict[str, str]:
+        if self._assigned is not None and self._assigned.joined and not self._stop.requested:
+            return {}
+        return {"worker": "stopping" if self._stop.requested else self._stage}
+
+
+def check(settings: InferenceSettings) -> None:
+    """What can be known about the engine and its model before anything starts; raises SetupError."""
+    worker = settings.inference
+    make_engine(worker)
+    if worker.engine == "vllm":
+        from services.inference.vllm_engine import check_model
+
+        check_model(worker.model_path or worker.model)
+
+
+async def run() -> int:
+    """Run a worker, or with `--check` only look whether it could run."""
+    parser = argparse.ArgumentParser(prog="python -m services.inference", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="check settings and model, then exit")
+    arguments = parser.parse_args()
+    settings = load_settings(InferenceSettings)
+    if arguments.check:
+        check(settings)
+        return 0
+    set_up_logging(settings.telemetry)
+    return await WorkerProcess(settings).run()
+
+
+def main() -> int:
+    """Process entry."""
+    return run_service(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

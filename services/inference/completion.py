@@ -1,0 +1,110 @@
+"""What does the collector get for a line? An engine's answer becomes a finished line and its headers. PURE."""
+
+import msgspec
+
+from services.inference.engine import Answer
+from shared.messages import CompletionHeaders, RequestHeaders, Usage
+from shared.openai_batch import answered_line, unanswered_line
+from shared.topics import RECORD_BYTES_MAX
+
+# Headers, key and framing of a record beside its value.
+RECORD_OVERHEAD_BYTES = 16 * 1024
+TOO_LARGE_CODE = "response_too_large"
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+
+
+class _Body(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """A finished line and what the collector needs to know of it."""
+
+    value: bytes
+    succeeded: bool
+    usage: Usage
+
+
+_body_decoder = msgspec.json.Decoder(_Body)
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def usage_of(body: bytes) -> Usage:
+    """Tokens that an answer reports, in chat's or in responses' spelling; zeros when it reports none."""
+    try:
+        usage = _body_decoder.decode(body).usage
+    except msgspec.MsgspecError:
+        return Usage()
+    if usage is None:
+        return Usage()
+    inputs = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
+    outputs = usage.completion_tokens_details or usage.output_tokens_details or _Details()
+    return Usage(
+        input_tokens=usage.prompt_tokens or usage.input_tokens or 0,
+        output_tokens=usage.completion_tokens or usage.output_tokens or 0,
+        cached_tokens=inputs.cached_tokens or 0,
+        reasoning_tokens=outputs.reasoning_tokens or 0,
+    )
+
+
+def answered(headers: RequestHeaders, custom_id: str, request_id: str, answer: Answer) -> Completion:
+    """The line for an engine's answer; one that does not fit into a record becomes an error line."""
+    if not _is_object(answer.body):
+        return unanswered(headers, custom_id, "invalid_response", "The engine's answer is not a JSON object.")
+    value = answered_line(
+        batch_id=headers.batch_id,
+        line=headers.line,
+        custom_id=custom_id,
+        request_id=request_id,
+        status=answer.status,
+        body=answer.body,
+    )
+    if len(value) > RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES:
+        message = f"The response of {len(value)} bytes is larger than the {RECORD_BYTES_MAX} that a record may have."
+        return unanswered(headers, custom_id, TOO_LARGE_CODE, message)
+    succeeded = answer.status == 200
+    return Completion(value, succeeded, usage_of(answer.body) if succeeded else Usage())
+
+
+def unanswered(headers: RequestHeaders, custom_id: str, code: str, message: str) -> Completion:
+    """The error line for a request that got no answer."""
+    value = unanswered_line(
+        batch_id=headers.batch_id, line=headers.line, custom_id=custom_id, code=code, message=message
+    )
+    return Completion(value, False, Usage())
+
+
+def completion_headers_for(headers: RequestHeaders, completion: Completion, traceparent: str | None) -> CompletionHeaders:
+    """Headers of the completion's record."""
+    return CompletionHeaders(
+        kind="line",
+        batch_id=headers.batch_id,
+        line=headers.line,
+        total=headers.total,
+        succeeded=completion.succeeded,
+        usage=completion.usage,
+        traceparent=traceparent,
+    )
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        _object_decoder.decode(body)
+    except msgspec.MsgspecError:
+        return False
+    return True

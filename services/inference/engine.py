@@ -1,0 +1,67 @@
+"""What is an engine to a worker? The port with three implementations, and its answers."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+# Window per line that the engine runs at once: fewer starves it, more was never better (measured on vLLM).
+WINDOW_PER_SLOT = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One request: the endpoint's path and its JSON body, as the user wrote it."""
+
+    request_id: str
+    url: str
+    body: bytes
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP-like answer: `body` is a JSON object in UTF-8; a status other than 200 is the engine's refusal."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Not an answer: the engine was busy or away. `last` is what to settle for when trying ends, if anything."""
+
+    reason: str
+    last: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDead:
+    """The engine will not answer again in this process."""
+
+    reason: str
+
+
+EngineResult = Answer | Retry | EngineDead
+
+
+class Engine(Protocol):
+    """Runs requests of one model. All methods are called on one event loop."""
+
+    name: str
+    endpoints: tuple[str, ...]
+    # Requests that run at once; the window is 1.5 times this.
+    num_slots: int
+
+    async def start(self) -> None:
+        """Load the model and warm up; raises SetupError when that cannot work."""
+
+    async def answer(self, request: EngineRequest) -> EngineResult:
+        """Run one request to its end."""
+
+    async def cancel(self, request: EngineRequest) -> None:
+        """Give up a running request; its `answer` then returns soon, with a result that nobody uses."""
+
+    def failure(self) -> str | None:
+        """Why the engine is dead, or None while it lives."""
+
+    async def close(self, timeout_s: float) -> None:
+        """Let go of the model."""

@@ -1,0 +1,275 @@
+"""vLLM inside the worker: the only module that imports it. SHELL.
+
+vLLM builds its own OpenAI handlers from its own server's arguments, and the handlers are called directly, so
+bodies and errors are exactly vLLM's. Module paths inside vLLM move between versions; they are all named here.
+"""
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import types
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from services.inference.engine import Answer, EngineDead, EngineRequest, EngineResult, Retry
+from services.inference.settings import WorkerSettings
+from shared.errors import SetupError
+from shared.openai_batch import error_envelope
+
+log = structlog.get_logger(__name__)
+
+# Generation endpoints and pooling endpoints; a model serves one family.
+GENERATE_ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+EMBED_ENDPOINTS = ("/v1/embeddings",)
+# More than one token: a first forward pass of single tokens crashes bf16 attention on CPUs with AMX.
+WARM_UP_TEXT = "One request of several tokens before the first real one, because a short one may crash the kernel."
+WARM_UP_TIMEOUT_S = 600.0
+_REQUEST_FIELDS_FORCED = {"stream": False, "background": False}
+
+
+def check_model(path: str) -> None:
+    """See that the weights can be had: a folder with a config.json, or a hub name; raises SetupError."""
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise SetupError(f"{path} is not a model folder: it has no config.json")
+        return
+    if path.startswith(("/", "./", "../", "~")):
+        raise SetupError(f"model folder {path} does not exist")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(path, "config.json")
+    except Exception as error:  # noqa: BLE001 - the hub client raises from a dozen roots
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise SetupError(f"model {path!r} is neither a folder nor to be had from the hub: {reason}") from None
+
+
+class VllmEngine:
+    """An Engine that holds an AsyncLLM and vLLM's serving handlers."""
+
+    name = "vllm"
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._stack = contextlib.AsyncExitStack()
+        self.endpoints: tuple[str, ...] = ()
+        self.num_slots = 1
+        self._engine: Any = None
+        self._app: Any = None
+        self._cpu_arguments: dict[str, list[str]] = {}
+        self._handlers: dict[str, tuple[Any, Any]] = {}
+        self._to_error: Any = None
+        self._error_class: Any = None
+        self._through_app_now: dict[str, asyncio.Event] = {}
+
+    async def start(self) -> None:
+        """Load the model and answer one request; raises SetupError when vLLM cannot serve it."""
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(self._settings.cpu_kv_cache_gib))
+        try:
+            self._prepare_cpu()
+            await self._build()
+        except ImportError as error:
+            raise SetupError(f"vLLM is not installed in this environment ({error}): run 'make setup ENGINE=vllm'") from error
+        except (ValueError, RuntimeError, OSError) as error:
+            raise SetupError(f"vLLM cannot serve {self._settings.model}: {error}") from error
+        gc.collect()
+        gc.freeze()  # as vLLM's own server does: a sixth of the front end's CPU otherwise goes to the collector
+        await self._warm_up()
+
+    async def answer(self, request: EngineRequest) -> EngineResult:
+        """Run one request through vLLM's own handler, or through its application when it has none."""
+        if request.url not in self.endpoints:
+            message = f"The model '{self._settings.model}' does not support {request.url}."
+            return Answer(404, json.dumps(error_envelope(message, code="unsupported_endpoint")).encode())
+        handler = self._handlers.get(request.url)
+        try:
+            result = await (self._handle(handler, request) if handler else self._through_app(request))
+        except Exception as error:  # noqa: BLE001 - handlers raise what vLLM's application turns into a response
+            result = self._error_answer(self._to_error(error))
+        if isinstance(result, Answer) and result.status >= 500:
+            if reason := self.failure():
+                return EngineDead(reason)
+            return Retry(f"vLLM answered {result.status}", result)
+        return result
+
+    async def cancel(self, request: EngineRequest) -> None:
+        """Abort the generation; what comes back then is not a result."""
+        rid = request.request_id
+        if gone := self._through_app_now.get(rid):
+            gone.set()
+        await self._engine.abort([f"chatcmpl-{rid}", f"cmpl-{rid}-0", f"embd-{rid}-0", f"embd-{rid}", rid])
+
+    def failure(self) -> str | None:
+        """Why the engine core is dead, or None. A core that exited cleanly sets no error, so its process is looked at."""
+        if self._engine is None:
+            return None
+        if self._engine.errored:
+            return f"vLLM engine core died: {self._engine.dead_error!r}"
+        manager = getattr(getattr(self._engine.engine_core, "resources", None), "engine_manager", None)
+        if any(not process.is_alive() for process in getattr(manager, "processes", ())):
+            return "vLLM engine core exited"
+        return None
+
+    async def close(self, timeout_s: float) -> None:
+        """Shut the engine core down inside the limit."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._stack.aclose()
+        except TimeoutError:
+            log.warning("vLLM did not shut down in time", timeout_s=timeout_s)
+
+    async def _build(self) -> None:
+        from starlette.datastructures import State
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+        from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+        from vllm.entrypoints.launchers.app import build_app
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+        from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+        from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
+        from vllm.entrypoints.serve import create_error_response
+        from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+        arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(self._arguments())
+        if getattr(arguments, "model_tag", None):
+            arguments.model = arguments.model_tag
+        validate_parsed_serve_args(arguments)
+        self._engine = await self._stack.enter_async_context(build_async_engine_client(arguments))
+        tasks = await self._engine.get_supported_tasks()
+        self._app = build_app(arguments, tasks, self._engine.model_config)
+        state: State = self._app.state
+        # The application's handler for engine errors sets should_exit on the server that it expects here.
+        state.server = types.SimpleNamespace(should_exit=False)
+        await init_app_state(self._engine, state, arguments, tasks)
+        self._to_error, self._error_class = create_error_response, ErrorResponse
+        self.endpoints = GENERATE_ENDPOINTS if "generate" in tasks else EMBED_ENDPOINTS if "embed" in tasks else ()
+        self.num_slots = int(self._engine.vllm_config.scheduler_config.max_num_seqs)
+        self._handlers = {}
+        if chat := getattr(state, "openai_serving_chat", None):
+            self._handlers["/v1/chat/completions"] = (ChatCompletionRequest, chat.create_chat_completion)
+        if completion := getattr(state, "openai_serving_completion", None):
+            self._handlers["/v1/completions"] = (CompletionRequest, completion.create_completion)
+        if embedding := getattr(state, "serving_embedding", None):
+            self._handlers["/v1/embeddings"] = (EmbeddingCompletionRequest, embedding)
+
+    def _prepare_cpu(self) -> None:
+        from vllm.platforms import current_platform
+
+        if not current_platform.is_cpu():
+            return
+        # With both, the model runs inside the engine core, whose process otherwise burns a core waiting for it.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        self._cpu_arguments = {"--enforce-eager": [], "--distributed-executor-backend": ["uni"]}
+
+    def _arguments(self) -> list[str]:
+        s = self._settings
+        given = {argument.split("=")[0] for argument in s.vllm_args}
+        arguments = [s.model_path or s.model, "--served-model-name", s.model]
+        for flag, values in self._cpu_arguments.items():
+            arguments += [] if flag in given else [flag, *values]
+        return [*arguments, *s.vllm_args]
+
+    async def _warm_up(self) -> None:
+        generates = "/v1/completions" in self.endpoints
+        extra = {"prompt": WARM_UP_TEXT, "max_tokens": 2} if generates else {"input": WARM_UP_TEXT}
+        url = "/v1/completions" if generates else "/v1/embeddings"
+        body = json.dumps({"model": self._settings.model} | extra).encode()
+        async with asyncio.timeout(WARM_UP_TIMEOUT_S):
+            result = await self.answer(EngineRequest("warm-up", url, body))
+        if not isinstance(result, Answer) or result.status != 200:
+            raise SetupError(f"vLLM loaded {self._settings.model} but cannot run it: {result}")
+
+    async def _handle(self, handler: tuple[Any, Any], request: EngineRequest) -> EngineResult:
+        request_class, call = handler
+        parsed = request_class.model_validate_json(request.body)
+        # The body is the user's: what would change how the worker is answered is overwritten.
+        for field, value in {**_REQUEST_FIELDS_FORCED, "request_id": request.request_id, "priority": 0}.items():
+            if field in request_class.model_fields:
+                setattr(parsed, field, value)
+        result = await call(parsed, _raw_request(self._app, request))
+        if isinstance(result, self._error_class):
+            return self._error_answer(result)
+        if any(getattr(choice, "finish_reason", None) == "abort" for choice in getattr(result, "choices", ())):
+            return Retry("the generation was aborted")
+        if hasattr(result, "model_dump_json"):
+            return Answer(200, result.model_dump_json().encode())
+        return Answer(result.status_code, bytes(result.body))
+
+    def _error_answer(self, error: Any) -> Answer:
+        return Answer(int(error.error.code), error.model_dump_json().encode())
+
+    async def _through_app(self, request: EngineRequest) -> EngineResult:
+        """Call vLLM's whole HTTP application in process; for endpoints without a handler of their own here."""
+        gone = self._through_app_now[request.request_id] = asyncio.Event()
+        sent = False
+        status, chunks = 500, []
+
+        async def receive() -> dict[str, Any]:
+            nonlocal sent
+            if not sent:
+                sent = True
+                return {"type": "http.request", "body": _forced(request.body), "more_body": False}
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif message["type"] == "http.response.body":
+                chunks.append(message.get("body", b""))
+
+        try:
+            await self._app(_scope(request, self._app), receive, send)
+        finally:
+            del self._through_app_now[request.request_id]
+        if gone.is_set():
+            return Retry("the request was cancelled")
+        return Answer(status, b"".join(chunks))
+
+
+def _scope(request: EngineRequest, app: Any) -> dict[str, Any]:
+    headers = [(b"content-type", b"application/json"), (b"x-request-id", request.request_id.encode())]
+    if request.traceparent:
+        # vLLM takes the parent of its spans from headers only, never from the active span.
+        headers.append((b"traceparent", request.traceparent.encode()))
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": request.url,
+        "raw_path": request.url.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": headers,
+        "client": ("worker", 0),
+        "server": ("worker", 0),
+        "app": app,
+    }
+
+
+def _raw_request(app: Any, request: EngineRequest) -> Any:
+    from starlette.requests import Request
+
+    return Request(_scope(request, app))
+
+
+def _forced(body: bytes) -> bytes:
+    """The body with the fields that a worker decides itself."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return body
+    if not isinstance(value, dict):
+        return body
+    return json.dumps({key: item for key, item in value.items() if key not in _REQUEST_FIELDS_FORCED}).encode()

@@ -1,0 +1,228 @@
+"""How does a request record become a completion record? SHELL: one loop takes, one publishes, one tells.
+
+Fetch only what fits into the window, top up without a barrier, publish, and only when the broker has the
+completion mark the offset done. Runs on the Kafka thread's loop.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+from aiokafka import TopicPartition
+from opentelemetry.trace import Span, SpanKind
+
+from services.inference.assigned_log import AssignedLog
+from services.inference.completion import completion_headers_for
+from services.inference.engine_room import Done, EngineRoom, Job
+from services.inference.micro_batch import order_by_prefix, records_to_fetch
+from shared import identifiers
+from shared.dead_letters import dead_letter
+from shared.kafka import OutgoingRecord, Publisher
+from shared.lifecycle import Deadline, Stop, StopReason
+from shared.log_reader import LogReader, Record
+from shared.messages import (
+    CancelHint,
+    RequestHeaders,
+    UnreadableRecord,
+    WorkerHeartbeat,
+    completion_headers,
+    encode,
+    read_request_headers,
+)
+from shared.openai_batch import decode_request_line
+from shared.telemetry import Telemetry, context_from, line_attributes, messaging_attributes, traceparent_of
+from shared.topics import Topics, completion_key, partition_of, shard_of_line
+
+log = structlog.get_logger(__name__)
+
+POLL_TIMEOUT_MS = 200
+CONTROL_POLL_TIMEOUT_MS = 1000
+# Share of the drain deadline for lines in flight; the rest is for the last publish, commit and close.
+DRAIN_SHARE = 0.7
+DRAIN_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerIdentity:
+    """Who this worker is, as its heartbeats say."""
+
+    worker_id: str
+    model: str
+    engine: str
+    endpoints: tuple[str, ...]
+    started_at: int
+
+
+class Worker:
+    """One worker of one pool."""
+
+    def __init__(
+        self,
+        *,
+        identity: WorkerIdentity,
+        topics: Topics,
+        assigned: AssignedLog,
+        control: LogReader,
+        publisher: Publisher,
+        room: EngineRoom,
+        window: int,
+        telemetry: Telemetry,
+    ) -> None:
+        self._identity = identity
+        self._topics = topics
+        self._assigned = assigned
+        self._control = control
+        self._publisher = publisher
+        self._room = room
+        self._window = window
+        self._telemetry = telemetry
+        self._num_in_flight = 0
+        self._freed = asyncio.Event()
+        self._finished = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        room.connect(lambda: loop.call_soon_threadsafe(self._finished.set))
+
+    async def run(self, stop: Stop, drain_timeout_s: float, heartbeat_s: float, commit_interval_s: float) -> None:
+        """Work until asked to stop, then drain inside the deadline. A side task that fails stops the worker."""
+        async with asyncio.TaskGroup() as group:
+            take = group.create_task(self._take(stop), name="take")
+            sides = [
+                group.create_task(self._publish_finished(), name="publish"),
+                group.create_task(self._commit_regularly(commit_interval_s), name="commit"),
+                group.create_task(self._send_heartbeats(heartbeat_s), name="heartbeat"),
+                group.create_task(self._follow_control(), name="control"),
+            ]
+            await stop.wait()
+            self._freed.set()
+            await asyncio.wait({take})
+            if stop.reason is StopReason.SHUTDOWN:
+                await self._drain(Deadline(drain_timeout_s * DRAIN_SHARE))
+            self._room.abandon()
+            for task in sides:
+                task.cancel()
+        if stop.reason is StopReason.SHUTDOWN:
+            await self._say_goodbye()
+
+    async def _take(self, stop: Stop) -> None:
+        while not stop.requested:
+            num_records = records_to_fetch(self._window, self._num_in_flight)
+            if num_records == 0:
+                self._freed.clear()
+                await self._freed.wait()
+                continue
+            jobs = []
+            for record in await self._assigned.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=num_records):
+                try:
+                    jobs.append(self._job_of(record))
+                except UnreadableRecord as error:
+                    await self._park(record, str(error))
+            if jobs:
+                self._num_in_flight += len(jobs)
+                self._room.submit(order_by_prefix(jobs))
+
+    def _job_of(self, record: Record) -> Job:
+        headers = read_request_headers(record.headers)
+        try:
+            line = decode_request_line(record.value or b"")
+        except msgspec.MsgspecError as error:
+            raise UnreadableRecord(f"not a request line: {error}") from None
+        span = self._open_span(record, headers, line.custom_id)
+        if span is not None:
+            headers = msgspec.structs.replace(headers, traceparent=traceparent_of(span))
+        return Job(
+            tp=TopicPartition(record.topic, record.partition),
+            offset=record.offset,
+            headers=headers,
+            custom_id=line.custom_id,
+            url=line.url,
+            body=bytes(line.body),
+            request_id=identifiers.request_id(headers.batch_id, headers.line),
+            span=span,
+        )
+
+    def _open_span(self, record: Record, headers: RequestHeaders, custom_id: str) -> Span | None:
+        if not headers.traceparent or not self._telemetry.enabled:
+            return None
+        attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
+        attributes |= {"messaging.consumer.group.name": record.topic}
+        attributes |= line_attributes(headers.batch_id, headers.line, custom_id)
+        parent = context_from(headers.traceparent)
+        return self._telemetry.tracer.start_span(f"process {record.topic}", parent, SpanKind.CONSUMER, attributes)
+
+    async def _publish_finished(self) -> None:
+        while True:
+            await self._finished.wait()
+            self._finished.clear()
+            done = self._room.take()
+            if not done:
+                continue
+            await self._publisher.send_all([self._completion_record(d) for d in done])
+            for d in done:
+                self._assigned.finish(d.job.tp, d.job.offset)
+                if d.job.span is not None:
+                    d.job.span.end()
+            self._num_in_flight -= len(done)
+            self._freed.set()
+
+    def _completion_record(self, done: Done) -> OutgoingRecord:
+        headers = done.job.headers
+        topic = self._topics.completions
+        key = completion_key(headers.batch_id, shard_of_line(headers.line))
+        return OutgoingRecord(
+            topic=topic.name,
+            value=done.completion.value,
+            key=key,
+            partition=partition_of(key, topic.partitions),
+            headers=completion_headers(completion_headers_for(headers, done.completion, headers.traceparent)),
+        )
+
+    async def _park(self, record: Record, reason: str) -> None:
+        """Put a record that cannot be read on the dead-letter topic, with the reason, and be done with it."""
+        log.warning("record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason)
+        await self._publisher.send(dead_letter(self._topics, record, reason))
+        self._assigned.finish(TopicPartition(record.topic, record.partition), record.offset)
+
+    async def _commit_regularly(self, interval_s: float) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            await self._assigned.commit()
+
+    async def _send_heartbeats(self, interval_s: float) -> None:
+        while True:
+            state = "ready" if self._assigned.joined else "joining"
+            await self._publisher.send(self._heartbeat(state))
+            await asyncio.sleep(interval_s if self._assigned.joined else interval_s / 10)
+
+    def _heartbeat(self, state: str) -> OutgoingRecord:
+        who = self._identity
+        beat = WorkerHeartbeat(
+            worker_id=who.worker_id,
+            models=(who.model,),
+            endpoints=who.endpoints,
+            engine=who.engine,
+            state=state,
+            in_flight=self._num_in_flight,
+            started_at=who.started_at,
+            sent_at_ms=int(time.time() * 1000),
+        )
+        return OutgoingRecord(self._topics.workers.name, encode(beat), 0, who.worker_id.encode())
+
+    async def _follow_control(self) -> None:
+        decoder = msgspec.json.Decoder(CancelHint)
+        await self._control.open({TopicPartition(self._topics.control.name, 0): None})
+        while True:
+            for record in await self._control.poll(timeout_ms=CONTROL_POLL_TIMEOUT_MS, max_records=500):
+                try:
+                    self._room.cancel_batch(decoder.decode(record.value or b"").batch_id)
+                except msgspec.MsgspecError as error:
+                    log.warning("control record ignored", offset=record.offset, reason=str(error))
+
+    async def _drain(self, deadline: Deadline) -> None:
+        while self._num_in_flight and deadline.remaining_s() > 0:
+            await asyncio.sleep(DRAIN_POLL_S)
+        log.info("drained", num_left=self._num_in_flight)
+
+    async def _say_goodbye(self) -> None:
+        await self._publisher.send(self._heartbeat("stopped"))

@@ -1,0 +1,122 @@
+"""Entry point of ingest: the HTTP API and the dispatcher in one process."""
+
+import asyncio
+import contextlib
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import uvicorn
+
+from services.ingest.api.batches import BatchesApi
+from services.ingest.api.files import FilesApi
+from services.ingest.api.models import ModelsApi
+from services.ingest.app import create_app
+from services.ingest.dispatcher import Dispatcher
+from services.ingest.ownership import Ownership
+from services.ingest.read_model import ReadModel
+from services.ingest.readiness import missing
+from services.ingest.settings import IngestSettings
+from services.ingest.view_feed import ViewFeed
+from shared.health import serve_health, start_server
+from shared.kafka import Publisher, make_producer, start_client, stop_client
+from shared.lifecycle import Stop, run_service, stop_on_signals
+from shared.log_reader import LogReader
+from shared.open_store import open_store
+from shared.settings import load_settings
+from shared.telemetry import Telemetry, set_up_logging
+from shared.topic_setup import prepare_topics
+from shared.topics import Topics
+
+HTTP_DRAIN_S = 5
+
+
+class IngestProcess:
+    """All roles of ingest and the stop that joins them."""
+
+    def __init__(self, settings: IngestSettings) -> None:
+        self._settings = settings
+        self._topics = Topics(settings.kafka)
+        self._stop = Stop()
+
+    async def run(self) -> int:
+        """Serve until asked to stop; the exit code."""
+        stop_on_signals(self._stop)
+        s, kafka = self._settings, self._settings.kafka
+        async with contextlib.AsyncExitStack() as stack:
+            store = await open_store(s.store)
+            stack.push_async_callback(store.close)
+            log_id = await prepare_topics(kafka, self._topics.all_for(s.models))
+            telemetry = Telemetry("ingest", s.telemetry)
+            stack.callback(telemetry.close)
+            producer = make_producer(kafka)
+            await start_client(producer, kafka)
+            stack.push_async_callback(stop_client, producer)
+            publisher = Publisher(producer)
+            path = s.ingest.view_path or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "view.sqlite"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            view = ReadModel(path, self._topics, log_id)
+            stack.callback(view.close)
+            feed = ViewFeed(LogReader(kafka), view, self._topics)
+            ownership = Ownership(kafka, self._topics)
+            await ownership.open()
+            stack.push_async_callback(ownership.close)
+            common = {"settings": s.ingest, "topics": self._topics, "view": view, "feed": feed}
+            common |= {"store": store, "publisher": publisher}
+            dispatcher = Dispatcher(models=s.models, ownership=ownership, telemetry=telemetry, **common)
+            apis = [
+                FilesApi(**common).router(),
+                BatchesApi(telemetry=telemetry, **common).router(),
+                ModelsApi(models=s.models, view=view, worker_silence_s=s.ingest.worker_silence_s).router(),
+            ]
+
+            def not_ready() -> dict[str, str]:
+                return missing(
+                    view_caught_up=feed.caught_up,
+                    dispatching=ownership.joined,
+                    stopping=self._stop.requested,
+                    models=s.models,
+                    alive=view.models_alive(int(time.time() * 1000), s.ingest.worker_silence_s),
+                )
+
+            async with serve_health(s.health, not_ready):
+                await self._serve(feed, dispatcher, create_app(apis, not_ready))
+        return 0
+
+    async def _serve(self, feed: ViewFeed, dispatcher: Dispatcher, app: object) -> None:
+        block = self._settings.ingest
+        config = uvicorn.Config(
+            app,  # type: ignore[arg-type]
+            host=block.host,
+            port=block.port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=HTTP_DRAIN_S,
+        )
+        server, http = await start_server(config)
+        async with asyncio.TaskGroup() as group:
+            follow = group.create_task(feed.run(), name="view")
+            dispatch = group.create_task(dispatcher.run(self._stop), name="dispatcher")
+            await self._stop.wait()
+            server.should_exit = True
+            await http
+            await asyncio.wait({dispatch}, timeout=self._settings.drain_timeout_s)
+            dispatch.cancel()
+            follow.cancel()
+
+
+async def run() -> int:
+    """Read the settings and serve."""
+    settings = load_settings(IngestSettings)
+    set_up_logging(settings.telemetry)
+    return await IngestProcess(settings).run()
+
+
+def main() -> int:
+    """Process entry."""
+    return run_service(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""How does one batch get from its input file onto the request topic? SHELL: validate once, then publish with a cursor."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import structlog
+from opentelemetry.context import Context
+from opentelemetry.trace import SpanKind
+
+from services.ingest.input_file import InputFile
+from services.ingest.line_source import LINE_BYTES_MAX, read_lines
+from shared.batch_state import BatchView
+from shared.errors import ObjectNotFound
+from shared.jsonl import Line
+from shared.kafka import OutgoingRecord, Publisher
+from shared.messages import BatchCreated, BatchDispatched, LineProblem, RequestHeaders, encode, request_headers
+from shared.object_store import ObjectStore
+from shared.openai_batch import decode_request_line
+from shared.telemetry import Telemetry, line_attributes, links_to, messaging_attributes, traceparent_of
+from shared.topics import Topic, Topics, facet_key, partition_of
+
+log = structlog.get_logger(__name__)
+
+# Lines between two breaths of the event loop while a file is validated.
+LINES_PER_TURN = 500
+_partition_counter = itertools.count()
+
+
+async def validate(
+    store: ObjectStore, created: BatchCreated, serves: Callable[[str], bool], lines_max: int
+) -> BatchDispatched:
+    """One streaming pass over the input file: failed with its problems, or in progress with the number of lines."""
+    checked = InputFile(
+        endpoint=created.endpoint, serves=serves, lines_max=lines_max, line_bytes_max=LINE_BYTES_MAX
+    )
+    try:
+        async for line in read_lines(store, created.input_file_id):
+            checked.check(line)
+            if line.number % LINES_PER_TURN == 0:
+                await asyncio.sleep(0)
+    except ObjectNotFound:
+        text = f"Cannot find file {created.input_file_id}, it was deleted before the batch was validated."
+        gone = LineProblem(code="invalid_request", message=text, param="file_id")
+        return BatchDispatched(failed_at=int(time.time()), errors=(gone,))
+    if problems := checked.finish():
+        return BatchDispatched(failed_at=int(time.time()), errors=problems)
+    return BatchDispatched(in_progress_at=int(time.time()), total=checked.num_lines, model=checked.model)
+
+
+class BatchRun:
+    """Dispatches the lines of one validated batch from its cursor on."""
+
+    def __init__(
+        self, view: BatchView, *, store: ObjectStore, topics: Topics, publisher: Publisher, telemetry: Telemetry
+    ) -> None:
+        assert view.dispatch is not None and view.dispatch.model is not None, "validated batches only"
+        self._created = view.created
+        self._topic = topics.requests(view.dispatch.model)
+        self._batches_topic = topics.batches
+        self._publisher = publisher
+        self._telemetry = telemetry
+        self.cursor = view.dispatch
+        self._told_at = time.monotonic()
+        self._told_line = self.cursor.next_line
+        self._lines: AsyncIterator[Line] = read_lines(
+            store, self._created.input_file_id, self.cursor.next_line, self.cursor.next_byte
+        )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every line is on the request topic."""
+        return self.cursor.next_line >= self.cursor.total
+
+    async def dispatch(self, num_lines: int) -> None:
+        """Publish the next lines and move the cursor once they are acknowledged; raises UnavailableError."""
+        records, end_byte = [], self.cursor.next_byte
+        while len(records) < num_lines:
+            line = await anext(self._lines, None)
+            if line is None:
+                break
+            assert line.value is not None, "validation refuses lines over the limit"
+            records.append(self._record(line.number, line.value))
+            end_byte = line.end
+        written = await self._publisher.send_all(records)
+        offsets = dict(self.cursor.highest_offsets)
+        for metadata in written:
+            partition = str(metadata.partition)
+            offsets[partition] = max(offsets.get(partition, -1), metadata.offset)
+        next_line = self.cursor.next_line + len(records)
+        self.cursor = msgspec.structs.replace(
+            self.cursor, next_line=next_line, next_byte=end_byte, highest_offsets=offsets
+        )
+
+    async def tell_cursor(self, interval_s: float) -> None:
+        """Publish the cursor at most once per interval, and at the end; a restart repeats what lies after it."""
+        moved = self.cursor.next_line > self._told_line
+        if moved and (self.is_done or time.monotonic() - self._told_at >= interval_s):
+            await self._publisher.send(dispatch_record(self._batches_topic, self._created.id, self.cursor))
+            self._told_at, self._told_line = time.monotonic(), self.cursor.next_line
+
+    def _record(self, number: int, value: bytes) -> OutgoingRecord:
+        created, partition = self._created, next(_partition_counter) % self._topic.partitions
+        headers = RequestHeaders(
+            batch_id=created.id,
+            line=number,
+            total=self.cursor.total,
+            deadline_s=created.expires_at,
+            tenant=created.tenant,
+            traceparent=self._trace(number, value, partition),
+        )
+        return OutgoingRecord(self._topic.name, value, partition, None, request_headers(headers))
+
+    def _trace(self, number: int, value: bytes, partition: int) -> str | None:
+        """Begin the trace of a sampled line: a trace of its own, linked to the batch's."""
+        created = self._created
+        if not self._telemetry.traces_line(created.id, number):
+            return None
+        attributes = messaging_attributes("create", "create", self._topic.name, partition)
+        attributes |= line_attributes(created.id, number, decode_request_line(value).custom_id)
+        span = self._telemetry.tracer.start_span(
+            f"create {self._topic.name}",
+            context=Context(),  # a root: no active span becomes its parent
+            kind=SpanKind.PRODUCER,
+            attributes=attributes,
+            links=links_to(created.traceparent),
+        )
+        span.end()
+        return traceparent_of(span)
+
+
+def dispatch_record(batches: Topic, batch_id: str, facet: BatchDispatched) -> OutgoingRecord:
+    """The `dispatch` facet as a record."""
+    partition = partition_of(batch_id, batches.partitions)
+    return OutgoingRecord(batches.name, encode(facet), partition, facet_key(batch_id, "dispatch"))

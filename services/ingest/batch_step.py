@@ -1,0 +1,47 @@
+"""What has the dispatcher to do about a batch now? PURE: the folded batch and the time in, one step out."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from shared.batch_state import BatchView
+
+
+@dataclass(frozen=True, slots=True)
+class Validate:
+    """Read the input file and decide: failed, or in progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEnd:
+    """Append a `cancel` or `deadline` record: the decision that every replay sees. `total` = lines accepted so far."""
+
+    kind: str
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Lines are left to dispatch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Others are at work, or it is over."""
+
+
+Step = Validate | RecordEnd | Dispatch | Wait
+WAIT: Final = Wait()
+
+
+def next_step(view: BatchView, *, now_s: int, next_line: int, end_recorded: bool) -> Step:
+    """Decide. `next_line` is the first line that was not dispatched; an end is recorded once."""
+    if view.is_terminal or end_recorded:
+        return WAIT
+    total = view.dispatch.total if view.dispatch else 0
+    if view.cancel is not None:
+        return RecordEnd("cancel", total)
+    if now_s >= view.created.expires_at:
+        return RecordEnd("deadline", total)
+    if view.dispatch is None:
+        return Validate()
+    return Dispatch() if next_line < total else WAIT

@@ -1,0 +1,203 @@
+"""How do the batches that this process owns move on? SHELL: asks `batch_step` and `pacing`, and acts on the answers."""
+
+import asyncio
+import time
+from collections import defaultdict
+from typing import assert_never
+
+import structlog
+from opentelemetry.trace import SpanKind
+
+from services.ingest.batch_run import BatchRun, dispatch_record, validate
+from services.ingest.batch_step import Dispatch, RecordEnd, Validate, Wait, next_step
+from services.ingest.ownership import Ownership
+from services.ingest.pacing import Limits, Runnable, shares
+from services.ingest.read_model import ReadModel
+from services.ingest.settings import IngestBlock
+from services.ingest.view_feed import ViewFeed
+from shared.batch_state import BatchView
+from shared.errors import UnavailableError
+from shared.kafka import OutgoingRecord, Publisher
+from shared.lifecycle import Stop
+from shared.messages import CancelHint, CompletionHeaders, completion_headers, encode
+from shared.object_store import ObjectStore
+from shared.telemetry import Telemetry, context_from
+from shared.topics import Topics, completion_key, num_shards, partition_of
+
+log = structlog.get_logger(__name__)
+
+TICK_S = 0.25
+FAULT_BACKOFF_S = 1.0
+
+
+class Dispatcher:
+    """Validates, paces and ends the batches of the owned partitions."""
+
+    def __init__(
+        self,
+        *,
+        settings: IngestBlock,
+        models: tuple[str, ...],
+        topics: Topics,
+        view: ReadModel,
+        feed: ViewFeed,
+        ownership: Ownership,
+        store: ObjectStore,
+        publisher: Publisher,
+        telemetry: Telemetry,
+    ) -> None:
+        self._settings = settings
+        self._models = frozenset(models)
+        self._topics = topics
+        self._view = view
+        self._feed = feed
+        self._ownership = ownership
+        self._store = store
+        self._publisher = publisher
+        self._telemetry = telemetry
+        self._validating: dict[str, asyncio.Task[None]] = {}
+        self._validate_slots = asyncio.Semaphore(settings.validate_concurrency)
+        self._runs: dict[str, BatchRun] = {}
+        self._ended: set[str] = set()
+
+    def serves(self, model: str) -> bool:
+        """Whether some pool of workers serves the model, alive or just away."""
+        if model in self._models:
+            return True
+        return model in self._view.models_alive(int(time.time() * 1000), self._settings.worker_silence_s)
+
+    async def run(self, stop: Stop) -> None:
+        """Dispatch until asked to stop; lines in hand are acknowledged before it returns."""
+        async with asyncio.TaskGroup() as group:
+            while not stop.requested:
+                try:
+                    progressed = await self._turn(group)
+                except UnavailableError as error:
+                    log.warning("dispatcher waits", reason=str(error))
+                    self._runs.clear()  # their cursors are in doubt: go on from the published ones
+                    await stop.wait(FAULT_BACKOFF_S)
+                    continue
+                if not progressed:
+                    await self._wait_for_change()
+            for task in self._validating.values():
+                task.cancel()
+
+    async def _wait_for_change(self) -> None:
+        try:
+            async with asyncio.timeout(TICK_S):
+                await self._feed.changed.wait()
+        except TimeoutError:
+            return
+        self._feed.changed.clear()
+
+    async def _turn(self, group: asyncio.TaskGroup) -> bool:
+        """Look at every owned batch once and dispatch one round; whether lines were dispatched."""
+        if not self._feed.caught_up:
+            return False
+        runnable: list[BatchView] = []
+        mine = [view for view in self._view.open_batches() if self._ownership.owns(view.created.id)]
+        self._forget_others({view.created.id for view in mine})
+        for view in mine:
+            batch_id = view.created.id
+            run = self._runs.get(batch_id)
+            next_line = run.cursor.next_line if run else view.dispatch.next_line if view.dispatch else 0
+            step = next_step(view, now_s=int(time.time()), next_line=next_line, end_recorded=batch_id in self._ended)
+            match step:
+                case Validate():
+                    self._start_validation(view, group)
+                case RecordEnd():
+                    await self._record_end(view, step)
+                case Dispatch():
+                    runnable.append(view)
+                case Wait():
+                    pass
+                case _:
+                    assert_never(step)
+        return await self._dispatch_round(runnable)
+
+    def _forget_others(self, mine: set[str]) -> None:
+        for batch_id in [b for b in self._runs if b not in mine]:
+            del self._runs[batch_id]
+        self._ended &= mine
+
+    def _start_validation(self, view: BatchView, group: asyncio.TaskGroup) -> None:
+        batch_id = view.created.id
+        if batch_id not in self._validating:
+            task = group.create_task(self._validate(view), name=f"validate {batch_id}")
+            self._validating[batch_id] = task
+            task.add_done_callback(lambda _: self._validating.pop(batch_id, None))
+
+    async def _validate(self, view: BatchView) -> None:
+        created = view.created
+        try:
+            async with self._validate_slots:
+                with self._telemetry.tracer.start_as_current_span(
+                    "validate batch", context_from(created.traceparent), SpanKind.INTERNAL, {"headrace.batch.id": created.id}
+                ):
+                    facet = await validate(self._store, created, self.serves, self._settings.batch_lines_max)
+            # Not cancelled from here on: a decision that may be in the log must be waited for.
+            written = await asyncio.shield(
+                self._publisher.send(dispatch_record(self._topics.batches, created.id, facet))
+            )
+            await asyncio.shield(self._feed.wait_for(written))
+        except UnavailableError as error:
+            log.warning("validation is tried again", batch_id=created.id, reason=str(error))
+            return
+        outcome = "failed" if facet.failed_at is not None else "in_progress"
+        log.info("batch validated", batch_id=created.id, status=outcome, total=facet.total, problems=len(facet.errors))
+
+    async def _record_end(self, view: BatchView, step: RecordEnd) -> None:
+        """Append the record that ends the batch to each shard's partition, and hint at it to the workers."""
+        batch_id = view.created.id
+        if batch_id in self._validating:
+            return  # its outcome decides how many lines were accepted; the next turn sees it
+        self._ended.add(batch_id)
+        self._runs.pop(batch_id, None)
+        headers = completion_headers(CompletionHeaders(kind=step.kind, batch_id=batch_id, total=step.total))
+        topic = self._topics.completions
+        keys = [completion_key(batch_id, shard) for shard in range(num_shards(step.total))]
+        hint = OutgoingRecord(self._topics.control.name, encode(CancelHint(batch_id=batch_id)), 0, batch_id.encode())
+        try:
+            await self._publisher.send_all(
+                [OutgoingRecord(topic.name, None, partition_of(key, topic.partitions), key, headers) for key in keys]
+            )
+            await self._publisher.send(hint)
+        except UnavailableError:
+            self._ended.discard(batch_id)
+            raise
+        log.info("end of batch recorded", batch_id=batch_id, kind=step.kind, total=step.total)
+
+    async def _dispatch_round(self, views: list[BatchView]) -> bool:
+        runs = {view.created.id: self._run_of(view) for view in views}
+        tenant_outstanding: dict[str, int] = defaultdict(int)
+        candidates = []
+        for view in views:
+            cursor = runs[view.created.id].cursor
+            outstanding = max(0, cursor.next_line - view.answered)
+            tenant_outstanding[view.created.tenant] += outstanding
+            candidates.append(
+                Runnable(
+                    batch_id=view.created.id,
+                    tenant=view.created.tenant,
+                    expires_at=view.created.expires_at,
+                    remaining=cursor.total - cursor.next_line,
+                    outstanding=outstanding,
+                )
+            )
+        s = self._settings
+        limits = Limits(s.outstanding_lines_per_batch, s.outstanding_lines_per_tenant, s.dispatch_chunk_lines)
+        progressed = False
+        for share in shares(candidates, limits, tenant_outstanding):
+            await runs[share.batch_id].dispatch(share.num_lines)
+            progressed = True
+        for run in runs.values():
+            await run.tell_cursor(s.cursor_interval_s)
+        return progressed
+
+    def _run_of(self, view: BatchView) -> BatchRun:
+        run = self._runs.get(view.created.id)
+        if run is None:
+            run = self._runs[view.created.id] = BatchRun(
+                view, store=self._store, topics=self._topics, publisher=self._publisher, telemetry=self._telemetry
+            )
+        return run

@@ -1,0 +1,21 @@
+"""How are the lines of an input file read, from any point on? SHELL: a bounded read-ahead over the object store."""
+
+from collections.abc import AsyncIterator
+
+from shared.jsonl import Line, LineReader
+from shared.object_store import ObjectStore, file_key
+from shared.topics import RECORD_BYTES_MAX
+
+# Headers and framing of a request record beside the line.
+RECORD_OVERHEAD_BYTES = 16 * 1024
+LINE_BYTES_MAX = RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES
+
+
+async def read_lines(store: ObjectStore, file_id: str, first_line: int = 0, first_byte: int = 0) -> AsyncIterator[Line]:
+    """Lines from `first_line` on, which begins at `first_byte`."""
+    reader = LineReader(LINE_BYTES_MAX, first_line, first_byte)
+    async for chunk in store.stream(file_key(file_id), first_byte):
+        for line in reader.feed(chunk):
+            yield line
+    for line in reader.finish():
+        yield line

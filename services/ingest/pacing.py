@@ -1,0 +1,53 @@
+"""Whose lines are dispatched next, and how many? PURE.
+
+The backlog stays in the input files: at most so many lines of a batch, and of a tenant, are on the request topics.
+Tenants take turns; within one the earliest deadline goes first.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """A batch with lines to dispatch; `outstanding` = dispatched and not yet durable in the spool."""
+
+    batch_id: str
+    tenant: str
+    expires_at: int
+    remaining: int
+    outstanding: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Lines at once."""
+
+    per_batch: int
+    per_tenant: int
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """So many lines of this batch may go now."""
+
+    batch_id: str
+    num_lines: int
+
+
+def shares(batches: Sequence[Runnable], limits: Limits, tenant_outstanding: dict[str, int]) -> list[Share]:
+    """One round: at most one chunk per tenant, tenants in the order of their most urgent batch."""
+    by_tenant: dict[str, list[Runnable]] = defaultdict(list)
+    for batch in sorted(batches, key=lambda b: (b.expires_at, b.batch_id)):
+        by_tenant[batch.tenant].append(batch)
+    round_of_shares = []
+    for tenant, queue in by_tenant.items():
+        room = limits.per_tenant - tenant_outstanding.get(tenant, 0)
+        for batch in queue:
+            num_lines = min(batch.remaining, limits.per_batch - batch.outstanding, room, limits.chunk)
+            if num_lines > 0:
+                round_of_shares.append(Share(batch.batch_id, num_lines))
+                break
+    return round_of_shares

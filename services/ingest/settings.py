@@ -1,0 +1,38 @@
+"""What can be set about ingest?"""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from shared.settings import Block, Port, Seconds, ServiceSettings
+from shared.topics import SHARD_LINES
+
+MIB = 1024 * 1024
+
+
+class IngestBlock(Block):
+    """The HTTP API and the dispatcher; limits are those of the real service (contract 1.4)."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    # Where the SQLite view of the log is kept; empty = a temporary file, rebuilt at each start.
+    view_path: Path | None = None
+    file_bytes_max: int = Field(default=512 * MIB, ge=1)
+    batch_file_bytes_max: int = Field(default=200 * MIB, ge=1)
+    # One shard per batch: larger ones wait for sharded result files.
+    batch_lines_max: int = Field(default=SHARD_LINES, ge=1, le=SHARD_LINES)
+    completion_window_s: int = Field(default=24 * 3600, ge=1)
+    # Lines of one batch, and of one tenant, that are on the request topics at once.
+    outstanding_lines_per_batch: int = Field(default=20_000, ge=1)
+    outstanding_lines_per_tenant: int = Field(default=40_000, ge=1)
+    dispatch_chunk_lines: int = Field(default=1_000, ge=1)
+    validate_concurrency: int = Field(default=2, ge=1)
+    cursor_interval_s: Seconds = 1.0
+    batch_file_expires_after_s: int = Field(default=30 * 24 * 3600, ge=3600)
+    worker_silence_s: Seconds = 10.0
+
+
+class IngestSettings(ServiceSettings):
+    """Settings of the ingest service."""
+
+    ingest: IngestBlock = IngestBlock()

@@ -1,0 +1,63 @@
+"""How does the view follow the log, and when may a writer read its own write? SHELL."""
+
+import asyncio
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.structs import RecordMetadata
+
+from services.ingest.read_model import ReadModel
+from shared.errors import UnavailableError
+from shared.log_reader import LogReader
+from shared.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+POLL_TIMEOUT_MS = 1000
+POLL_RECORDS = 5_000
+WAIT_TIMEOUT_S = 30.0
+
+
+class ViewFeed:
+    """Tails `batches`, `files` and `workers` into the view."""
+
+    def __init__(self, reader: LogReader, view: ReadModel, topics: Topics) -> None:
+        self._reader = reader
+        self._view = view
+        self._topics = topics
+        self._moved = asyncio.Condition()
+        self.caught_up = False
+        # Set whenever something changed; who waits clears it.
+        self.changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow the log until cancelled."""
+        start: dict[TopicPartition, int | None] = {TopicPartition(self._topics.workers.name, 0): None}
+        for topic in (self._topics.batches, self._topics.files):
+            for partition in range(topic.partitions):
+                start[TopicPartition(topic.name, partition)] = self._view.position(topic.name, partition)
+        await self._reader.open(start)
+        try:
+            ends = await self._reader.end_offsets()
+            while True:
+                if not self.caught_up and all(self._reader.positions[tp] >= end for tp, end in ends.items()):
+                    self.caught_up = True
+                    self.changed.set()
+                records = await self._reader.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=POLL_RECORDS)
+                if not records:
+                    continue
+                self._view.apply(records)
+                self.changed.set()
+                async with self._moved:
+                    self._moved.notify_all()
+        finally:
+            await self._reader.close()
+
+    async def wait_for(self, written: RecordMetadata) -> None:
+        """Until the view covers a record that was just acknowledged; raises UnavailableError after 30 s."""
+        tp = TopicPartition(written.topic, written.partition)
+        try:
+            async with asyncio.timeout(WAIT_TIMEOUT_S), self._moved:
+                await self._moved.wait_for(lambda: self._reader.positions.get(tp, 0) > written.offset)
+        except TimeoutError:
+            raise UnavailableError(f"the view did not reach {tp}@{written.offset} in {WAIT_TIMEOUT_S:.0f} s") from None

@@ -1,0 +1,67 @@
+"""Is this process alive, and is it ready? `/healthz` and `/readyz` of services without an HTTP API of their own. SHELL."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from shared.errors import SetupError
+from shared.settings import HealthSettings
+
+# What is not ready, by name, with the reason; an empty mapping means ready.
+NotReady = Callable[[], Mapping[str, str]]
+
+
+class QuietServer(uvicorn.Server):
+    """uvicorn without its signal handlers: signals belong to `lifecycle`."""
+
+    @contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+async def start_server(config: uvicorn.Config) -> tuple[QuietServer, asyncio.Task[None]]:
+    """Bind and serve; raises SetupError when the port is taken."""
+    server = QuietServer(config)
+    try:
+        socket = config.bind_socket()
+    except SystemExit:
+        raise SetupError(f"port {config.port} on {config.host} is in use: choose another") from None
+    task = asyncio.create_task(server.serve(sockets=[socket]), name="http")
+    return server, task
+
+
+def health_app(not_ready: NotReady) -> Starlette:
+    """`/healthz` answers while the loop runs; `/readyz` names what is missing with 503."""
+
+    async def healthz(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(_: Request) -> JSONResponse:
+        missing = dict(not_ready())
+        return JSONResponse({"ready": not missing, "missing": missing}, status_code=503 if missing else 200)
+
+    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz)])
+
+
+@asynccontextmanager
+async def serve_health(settings: HealthSettings, not_ready: NotReady) -> Any:
+    """Serve the two paths while the block runs, when a port is set."""
+    if settings.port is None:
+        yield
+        return
+    config = uvicorn.Config(
+        health_app(not_ready), host=settings.host, port=settings.port, log_level="warning", access_log=False, lifespan="off"
+    )
+    server, task = await start_server(config)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task

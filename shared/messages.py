@@ -1,0 +1,276 @@
+"""What do records say? Facets and files (JSON values), and the headers of requests and completions. PURE.
+
+Every value carries `schema_version`; a reader parks what it does not know instead of guessing. Request
+and completion values are the user's own bytes, so all that Headrace adds travels in headers.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+SCHEMA_VERSION: Final = 1
+
+Header = tuple[str, bytes]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of every JSON value on a topic."""
+
+    schema_version: int = SCHEMA_VERSION
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one line, or summed over many."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def plus(self, other: "Usage") -> "Usage":
+        """Sum, member by member."""
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+class LineProblem(msgspec.Struct, frozen=True):
+    """One entry of `batch.errors.data`; `line` is 1-based, as the wire shows it."""
+
+    code: str
+    message: str
+    param: str | None = None
+    line: int | None = None
+
+
+class BatchCreated(Message, tag="created"):
+    """Facet `created`, and the manifest object in the store. Written once, by the api."""
+
+    id: str
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    created_at: int
+    expires_at: int
+    metadata: dict[str, str] | None = None
+    tenant: str = "default"
+    output_expires_after_s: int | None = None
+    traceparent: str | None = None
+
+
+class BatchCancelRequested(Message, tag="cancel"):
+    """Facet `cancel`: the wish. The decision is the record on `completions`."""
+
+    cancelling_at: int
+
+
+class BatchDispatched(Message, tag="dispatch"):
+    """Facet `dispatch`: refused with `errors`, or in progress with `total` and a cursor.
+
+    `next_line` and `next_byte` say where in the input file to go on; `highest_offsets` is the last request
+    offset per partition, which the audit needs to know that everything was consumed.
+    """
+
+    failed_at: int | None = None
+    errors: tuple[LineProblem, ...] = ()
+    in_progress_at: int | None = None
+    total: int = 0
+    model: str | None = None
+    next_line: int = 0
+    next_byte: int = 0
+    highest_offsets: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class ShardProgressed(Message, tag="progress"):
+    """Facet `progress/<shard>`: counts of what is durable in the store; readers take the maximum.
+
+    `answered_at` is set once every line of the shard has its completion.
+    """
+
+    completed: int
+    failed: int
+    usage: Usage = Usage()
+    answered_at: int | None = None
+
+
+class BatchClosed(Message, tag="closed"):
+    """Facet `closed`, and the `final.json` object: the terminal record of a batch."""
+
+    status: str
+    finalizing_at: int | None
+    closed_at: int
+    total: int
+    completed: int
+    failed: int
+    not_run: int
+    usage: Usage = Usage()
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+
+
+Facet = BatchCreated | BatchCancelRequested | BatchDispatched | ShardProgressed | BatchClosed
+
+
+class StoredFile(Message):
+    """A File object and the key of its bytes; the value on `files`."""
+
+    id: str
+    purpose: str
+    filename: str
+    bytes: int
+    created_at: int
+    object_key: str
+    expires_at: int | None = None
+    tenant: str = "default"
+
+
+class WorkerHeartbeat(Message):
+    """What a worker says of itself every few seconds; the value on `workers`."""
+
+    worker_id: str
+    models: tuple[str, ...]
+    endpoints: tuple[str, ...]
+    engine: str
+    state: str
+    in_flight: int
+    started_at: int
+    sent_at_ms: int
+
+
+class CancelHint(Message):
+    """A hint on `control`: work on this batch is no longer wanted."""
+
+    batch_id: str
+
+
+class RequestHeaders(msgspec.Struct, frozen=True, kw_only=True):
+    """Headers of a request record. `line` is 0-based; `deadline_s` is in Unix seconds."""
+
+    batch_id: str
+    line: int
+    total: int
+    deadline_s: int
+    attempt: int = 1
+    tenant: str = "default"
+    traceparent: str | None = None
+
+
+class CompletionHeaders(msgspec.Struct, frozen=True, kw_only=True):
+    """Headers of a record on `completions`.
+
+    `kind` is `line` (the value is a finished output or error line), or `cancel` or `deadline` (no value:
+    what lies before it in the partition is in the files, what lies after is not).
+    """
+
+    kind: str
+    batch_id: str
+    line: int = 0
+    total: int
+    succeeded: bool = False
+    usage: Usage = Usage()
+    traceparent: str | None = None
+
+
+class UnreadableRecord(ValueError):
+    """A record's headers or value do not fit the contract; it belongs on the dead-letter topic."""
+
+
+_facet_decoder = msgspec.json.Decoder(Facet)
+_encoder = msgspec.json.Encoder()
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """A message as JSON."""
+    return _encoder.encode(message)
+
+
+def decode_facet(value: bytes) -> Facet:
+    """A facet from JSON; raises UnreadableRecord for anything else."""
+    try:
+        facet = _facet_decoder.decode(value)
+    except msgspec.MsgspecError as error:
+        raise UnreadableRecord(f"not a facet: {error}") from None
+    if facet.schema_version != SCHEMA_VERSION:
+        raise UnreadableRecord(f"facet schema {facet.schema_version}, this build reads {SCHEMA_VERSION}")
+    return facet
+
+
+def request_headers(h: RequestHeaders) -> list[Header]:
+    """Headers of a request record, in a fixed order."""
+    headers = [
+        ("batch", h.batch_id.encode()),
+        ("line", b"%d" % h.line),
+        ("total", b"%d" % h.total),
+        ("attempt", b"%d" % h.attempt),
+        ("deadline", b"%d" % h.deadline_s),
+        ("tenant", h.tenant.encode()),
+    ]
+    if h.traceparent:
+        headers.append(("traceparent", h.traceparent.encode()))
+    return headers
+
+
+def read_request_headers(headers: Iterable[Header]) -> RequestHeaders:
+    """Parse the headers of a request record; raises UnreadableRecord."""
+    found = dict(headers or ())
+    try:
+        return RequestHeaders(
+            batch_id=found["batch"].decode(),
+            line=int(found["line"]),
+            total=int(found["total"]),
+            attempt=int(found.get("attempt", b"1")),
+            deadline_s=int(found["deadline"]),
+            tenant=found.get("tenant", b"default").decode(),
+            traceparent=_text(found.get("traceparent")),
+        )
+    except (KeyError, ValueError, AttributeError) as error:
+        raise UnreadableRecord(f"request headers: {error!r}") from None
+
+
+def completion_headers(h: CompletionHeaders) -> list[Header]:
+    """Headers of a completion, cancel or deadline record."""
+    headers = [("kind", h.kind.encode()), ("batch", h.batch_id.encode()), ("total", b"%d" % h.total)]
+    if h.kind == "line":
+        u = h.usage
+        headers.append(("line", b"%d" % h.line))
+        headers.append(("outcome", b"completed" if h.succeeded else b"failed"))
+        tokens = (u.input_tokens, u.output_tokens, u.cached_tokens, u.reasoning_tokens)
+        headers.append(("usage", b"%d,%d,%d,%d" % tokens))
+    if h.traceparent:
+        headers.append(("traceparent", h.traceparent.encode()))
+    return headers
+
+
+def read_completion_headers(headers: Iterable[Header]) -> CompletionHeaders:
+    """Parse the headers of a record on `completions`; raises UnreadableRecord."""
+    found = dict(headers or ())
+    try:
+        kind = found["kind"].decode()
+        if kind not in ("line", "cancel", "deadline"):
+            raise ValueError(f"kind {kind!r}")
+        batch, total = found["batch"].decode(), int(found["total"])
+        traceparent = _text(found.get("traceparent"))
+        if kind != "line":
+            return CompletionHeaders(kind=kind, batch_id=batch, total=total, traceparent=traceparent)
+        line = int(found["line"])
+        if not 0 <= line < total:
+            raise ValueError(f"line {line} of {total}")
+        return CompletionHeaders(
+            kind=kind,
+            batch_id=batch,
+            line=line,
+            total=total,
+            succeeded=found["outcome"] == b"completed",
+            usage=Usage(*(int(n) for n in found["usage"].split(b",", 3))),
+            traceparent=traceparent,
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UnreadableRecord(f"completion headers: {error!r}") from None
+
+
+def _text(value: bytes | None) -> str | None:
+    return value.decode("ascii", "replace") if value else None

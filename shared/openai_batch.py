@@ -1,0 +1,96 @@
+"""How do lines look on the wire? The request line that we read, the output and error lines that we write. PURE.
+
+Lines are one JSON object, ASCII only (clients split with `splitlines`, which also breaks at U+2028 and
+friends), a space after `:` and `,` at the top level, `\\n` at the end (contract section 5). The answer's
+body is spliced in as it came; only characters that would break a line are rewritten.
+"""
+
+import codecs
+import json
+import re
+from typing import Any
+
+import msgspec
+
+from shared import identifiers
+
+ENDPOINTS = ("/v1/responses", "/v1/chat/completions", "/v1/embeddings", "/v1/completions")
+
+EXPIRED_CODE = "batch_expired"
+EXPIRED_MESSAGE = "This request could not be executed before the completion window expired."
+CANCELLED_CODE = "batch_cancelled"
+CANCELLED_MESSAGE = "This request was not executed because the batch was cancelled."
+
+_RAW_BREAKS = re.compile(rb"[\r\n]+")
+
+
+class RequestLine(msgspec.Struct, frozen=True):
+    """A validated line of an input file; `body` is the user's JSON, byte for byte."""
+
+    custom_id: str
+    url: str
+    body: msgspec.Raw
+    method: str = "POST"
+
+
+_line_decoder = msgspec.json.Decoder(RequestLine)
+
+
+def decode_request_line(value: bytes) -> RequestLine:
+    """Parse a line that was validated before it was published; raises msgspec.MsgspecError otherwise."""
+    return _line_decoder.decode(value)
+
+
+def _escape_character(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    return json.dumps(text)[1:-1], error.end
+
+
+codecs.register_error("headrace.json", _escape_character)
+
+
+def to_ascii_json(body: bytes) -> bytes:
+    """The same JSON value on one line of ASCII.
+
+    Outside strings JSON has no non-ASCII character and inside them no raw line break, so both can be
+    rewritten without parsing. Raises UnicodeDecodeError when the body is not UTF-8.
+    """
+    if not body.isascii():
+        body = body.decode().encode("ascii", "headrace.json")
+    if b"\n" in body or b"\r" in body:
+        body = _RAW_BREAKS.sub(b" ", body)
+    return body.strip()
+
+
+def answered_line(*, batch_id: str, line: int, custom_id: str, request_id: str, status: int, body: bytes) -> bytes:
+    """An output line (status 200) or an HTTP-level error line, with its newline.
+
+    `line` is 0-based; `body` is a JSON object in UTF-8. The id depends on (batch id, line) alone, so a
+    line that ran twice names itself the same.
+    """
+    return b'{"id": "%b", "custom_id": %b, "response": {"status_code": %d, "request_id": "%b", "body": %b}, "error": null}\n' % (
+        identifiers.request_id(batch_id, line).encode(),
+        json.dumps(custom_id).encode(),
+        status,
+        request_id.encode(),
+        to_ascii_json(body),
+    )
+
+
+def unanswered_line(*, batch_id: str, line: int, custom_id: str, code: str, message: str) -> bytes:
+    """An error line for a request that never got an HTTP answer, with its newline."""
+    value = {
+        "id": identifiers.request_id(batch_id, line),
+        "custom_id": custom_id,
+        "response": None,
+        "error": {"code": code, "message": message},
+    }
+    return json.dumps(value).encode() + b"\n"
+
+
+def error_envelope(
+    message: str, *, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """OpenAI's error object, all four keys (contract 2.5)."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

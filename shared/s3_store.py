@@ -1,0 +1,153 @@
+"""Objects in an S3 bucket. SHELL: the `minio` client in its own bounded thread pool.
+
+Create-only is a presigned PUT sent with `If-None-Match: *`, because the client's public API has no
+conditional write in its 7.2 line; every server that honours the header answers 412 to the second write.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException, S3Error
+
+from shared.errors import ObjectExists, ObjectNotFound, ObjectStoreError, SetupError, UnavailableError
+from shared.object_store import CHUNK_BYTES
+from shared.settings import StoreSettings
+
+T = TypeVar("T")
+_MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchObject"})
+_MAX_CONNECTIONS_EXTRA = 2
+
+
+class S3Store:
+    """An ObjectStore in one bucket, which is created when it does not exist."""
+
+    def __init__(self, bucket: str, settings: StoreSettings) -> None:
+        endpoint = urlsplit(settings.s3_endpoint)
+        if endpoint.scheme not in ("http", "https") or not endpoint.netloc:
+            raise SetupError(f"HEADRACE_STORE__S3_ENDPOINT={settings.s3_endpoint!r}: expected http(s)://HOST:PORT")
+        self._bucket = bucket
+        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="store")
+        # No retries inside the client: a repeated create-only PUT would meet its own first try and look like a lost race.
+        self._http = urllib3.PoolManager(
+            maxsize=settings.threads + _MAX_CONNECTIONS_EXTRA,
+            timeout=urllib3.Timeout(connect=5.0, read=settings.timeout_s),
+            retries=False,
+        )
+        self._client = Minio(
+            endpoint=endpoint.netloc,
+            access_key=settings.s3_access_key.get_secret_value() or None,
+            secret_key=settings.s3_secret_key.get_secret_value() or None,
+            region=settings.s3_region,
+            secure=endpoint.scheme == "https",
+            http_client=self._http,
+        )
+
+    async def open(self) -> None:
+        """Check the address and the keys, and make the bucket; raises SetupError."""
+
+        def ensure_bucket() -> None:
+            try:
+                if not self._client.bucket_exists(bucket_name=self._bucket):
+                    self._client.make_bucket(bucket_name=self._bucket)
+            except S3Error as error:
+                if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                    raise SetupError(f"bucket {self._bucket}: {error.code}: {error.message}; check keys and name") from error
+            except (urllib3.exceptions.HTTPError, MinioException, ValueError) as error:
+                raise SetupError(f"bucket {self._bucket}: {error}; check HEADRACE_STORE__S3_ENDPOINT") from error
+
+        await self._run(ensure_bucket)
+
+    async def create(self, key: str, data: bytes | BinaryIO) -> None:
+        await self._run(lambda: self._create(key, data))
+
+    async def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        if length == 0:
+            return b""
+        return await self._run(lambda: self._read(key, start, length or 0))
+
+    async def stream(self, key: str, start: int = 0) -> AsyncIterator[bytes]:
+        response = await self._run(lambda: self._get(key, start, 0))
+        if response is None:
+            return
+        try:
+            while chunk := await self._run(lambda: response.read(CHUNK_BYTES)):
+                yield chunk
+        finally:
+            response.close()
+            response.release_conn()
+
+    async def size(self, key: str) -> int | None:
+        try:
+            return (await self._run(lambda: self._client.stat_object(bucket_name=self._bucket, object_name=key))).size
+        except ObjectNotFound:
+            return None
+
+    async def keys(self, prefix: str) -> list[str]:
+        def collect() -> list[str]:
+            objects = self._client.list_objects(bucket_name=self._bucket, prefix=prefix, recursive=True)
+            return sorted(str(item.object_name) for item in objects)
+
+        return await self._run(collect)
+
+    async def delete(self, key: str) -> None:
+        await self._run(lambda: self._client.remove_object(bucket_name=self._bucket, object_name=key))
+
+    async def close(self) -> None:
+        self._pool.shutdown(wait=True)
+        self._http.clear()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        def guarded() -> T:
+            try:
+                return work()
+            except S3Error as error:
+                if error.code in _MISSING:
+                    raise ObjectNotFound(f"no object {error.object_name}") from None
+                raise ObjectStoreError(f"{error.code}: {error.message} ({error.object_name})") from error
+            except urllib3.exceptions.HTTPError as error:
+                raise UnavailableError(f"object store: {type(error).__name__}: {error}") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, guarded)
+
+    def _create(self, key: str, data: bytes | BinaryIO) -> None:
+        url = self._client.presigned_put_object(bucket_name=self._bucket, object_name=key)
+        if isinstance(data, bytes):
+            self._put(url, key, data, len(data))
+        else:
+            length = data.seek(0, os.SEEK_END)
+            data.seek(0)
+            self._put(url, key, data, length)
+
+    def _put(self, url: str, key: str, body: Any, length: int) -> None:
+        headers = {"If-None-Match": "*", "Content-Length": str(length)}
+        response = self._http.request("PUT", url, body=body, headers=headers)
+        if response.status == 412:
+            raise ObjectExists(f"{key} exists")
+        if response.status == 409 or response.status >= 500:
+            raise UnavailableError(f"object store answered {response.status} to the creation of {key}")
+        if response.status != 200:
+            raise ObjectStoreError(f"object store answered {response.status} to the creation of {key}: {response.data[:300]!r}")
+
+    def _get(self, key: str, start: int, length: int) -> urllib3.BaseHTTPResponse | None:
+        try:
+            return self._client.get_object(bucket_name=self._bucket, object_name=key, offset=start, length=length)
+        except S3Error as error:
+            if error.code == "InvalidRange":
+                return None
+            raise
+
+    def _read(self, key: str, start: int, length: int) -> bytes:
+        response = self._get(key, start, length)
+        if response is None:
+            return b""
+        try:
+            return response.read()
+        finally:
+            response.close()
+            response.release_conn()

@@ -1,0 +1,124 @@
+"""How are traces made? OpenTelemetry set-up, W3C context through Kafka headers, and which lines are traced. SHELL.
+
+One trace per batch for control work, always kept; one trace per line for the data path, linked to the batch's
+and kept for a share of the lines. The share is a function of (batch, line), so every service decides alike and
+lines that are not traced cost nothing. Messaging names follow semantic conventions 1.44.
+"""
+
+import hashlib
+import logging
+import sys
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.trace import Link, SpanContext, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from shared.settings import TelemetrySettings
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+EXPORT_QUEUE_SPANS = 65_536
+_propagator = TraceContextTextMapPropagator()
+_BATCH_ID, _LINE = "headrace.batch.id", "headrace.line"
+
+
+class Telemetry:
+    """The tracer of a process and the share of lines that it traces."""
+
+    def __init__(self, service: str, settings: TelemetrySettings, exporter: SpanExporter | None = None) -> None:
+        self._provider: TracerProvider | None = None
+        if exporter is None and settings.otlp_endpoint:
+            exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint.rstrip("/") + "/v1/traces")
+        if exporter is not None:
+            self._provider = TracerProvider(resource=Resource.create({"service.name": f"headrace-{service}"}))
+            self._provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=EXPORT_QUEUE_SPANS))
+            # Set before an engine starts: vLLM's own spans then go through this provider.
+            trace.set_tracer_provider(self._provider)
+        self._ratio = settings.sample_ratio if self._provider else 0.0
+        tracer = self._provider or trace.NoOpTracerProvider()
+        self.tracer: Tracer = tracer.get_tracer("headrace", schema_url=SCHEMA_URL)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether spans go anywhere."""
+        return self._provider is not None
+
+    def traces_line(self, batch_id: str, line: int) -> bool:
+        """Whether this line (0-based) belongs to the sampled share."""
+        if self._ratio <= 0.0:
+            return False
+        digest = hashlib.blake2b(f"{batch_id}#{line}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest) < self._ratio * 2.0**64
+
+    def close(self) -> None:
+        """Send what is waiting and stop."""
+        if self._provider is not None:
+            self._provider.shutdown()
+
+
+def traceparent_of(span: trace.Span) -> str | None:
+    """The W3C header of a span, or None for one that is not recorded."""
+    if not span.get_span_context().is_valid:
+        return None
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier, trace.set_span_in_context(span))
+    return carrier.get("traceparent")
+
+
+def context_from(traceparent: str | None) -> "trace.Context | None":
+    """The remote parent that a `traceparent` names; None when there is none."""
+    if not traceparent:
+        return None
+    return _propagator.extract({"traceparent": traceparent})
+
+
+def links_to(traceparent: str | None) -> list[Link]:
+    """A link to the span that a `traceparent` names."""
+    context = context_from(traceparent)
+    if context is None:
+        return []
+    target: SpanContext = trace.get_current_span(context).get_span_context()
+    return [Link(target)] if target.is_valid else []
+
+
+def line_attributes(batch_id: str, line: int, custom_id: str | None = None) -> dict[str, str | int]:
+    """Attributes by which a line's spans are found; `line` is 1-based as users count."""
+    attributes: dict[str, str | int] = {
+        _BATCH_ID: batch_id,
+        "messaging.message.conversation_id": batch_id,
+        _LINE: line + 1,
+    }
+    return attributes | ({"headrace.custom_id": custom_id} if custom_id is not None else {})
+
+
+def messaging_attributes(operation: str, kind: str, topic: str, partition: int, offset: int | None = None) -> dict[str, str | int]:
+    """Messaging attributes of a span about one record."""
+    attributes: dict[str, str | int] = {
+        "messaging.system": "kafka",
+        "messaging.operation.name": operation,
+        "messaging.operation.type": kind,
+        "messaging.destination.name": topic,
+        "messaging.destination.partition.id": str(partition),
+    }
+    return attributes | ({"messaging.kafka.offset": offset} if offset is not None else {})
+
+
+def set_up_logging(settings: TelemetrySettings) -> None:
+    """structlog to standard output: JSON for machines, text for people."""
+    level = getattr(logging, settings.log_level.upper())
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stdout, format="%(levelname)s %(name)s %(message)s")
+    renderer = structlog.dev.ConsoleRenderer(colors=False) if settings.log_format == "text" else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )
