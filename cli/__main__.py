@@ -22,15 +22,21 @@ def headrace() -> None:
 @app.command("up")
 def up_command(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API on 127.0.0.1.")] = 8000,
-    data: Annotated[Path, typer.Option(envvar="HEADRACE_DATA", help="Folder for everything that is kept.")] = Path(".headrace"),
+    data: Annotated[Path, typer.Option(envvar="HEADRACE_DATA", help="Folder for everything that is kept.")] = Path(
+        ".headrace"
+    ),
     kafka: Annotated[str, typer.Option(help="auto, jvm, memory or HOST:PORT.")] = "auto",
     store: Annotated[str, typer.Option(help="file:///DIR or s3://BUCKET; a folder under --data by default.")] = "",
     engine: Annotated[str, typer.Option(help="vllm, echo or openai:URL; vllm where it is installed.")] = "",
     model: Annotated[list[str] | None, typer.Option(help="Hub name, folder, or NAME=FOLDER; repeatable.")] = None,
-    workers: Annotated[int, typer.Option(help="Workers in all, shared out over the models; one per model by default.")] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Workers in all, shared out over the models; one per model by default.")
+    ] = 0,
     collectors: Annotated[int, typer.Option(help="Collector processes.")] = 1,
     otlp: Annotated[str, typer.Option(help="OTLP/HTTP endpoint for traces, http://HOST:4318.")] = "",
-    vllm_arg: Annotated[list[str] | None, typer.Option(help="A flag of vLLM's server, as --vllm-arg=--dtype=float32.")] = None,
+    vllm_arg: Annotated[
+        list[str] | None, typer.Option(help="A flag of vLLM's server, as --vllm-arg=--dtype=float32.")
+    ] = None,
 ) -> None:
     """Run the whole stack on this machine until Ctrl-C; a second Ctrl-C forces."""
     chosen = opt.parse_engine(engine) if engine else default_engine()

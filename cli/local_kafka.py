@@ -87,7 +87,15 @@ def fetch_jars(cache: Path, assets: Path) -> None:
     if target.is_dir():
         return
     partial = target.with_name(f"lib.{uuid.uuid4().hex[:8]}")
-    command = ["mvn", "-q", "-B", "-f", str(assets / "pom.xml"), "dependency:copy-dependencies", f"-DoutputDirectory={partial}"]
+    command = [
+        "mvn",
+        "-q",
+        "-B",
+        "-f",
+        str(assets / "pom.xml"),
+        "dependency:copy-dependencies",
+        f"-DoutputDirectory={partial}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=False)
     if done.returncode != 0:
         reason = (done.stdout + done.stderr).strip().splitlines()[:1]
@@ -107,11 +115,14 @@ def prepare_jvm_broker(data: Path, cache: Path, assets: Path) -> LocalKafka:
     properties.write_text(_PROPERTIES.format(broker=broker, controller=controller, logs=data / "log"))
     java = ("java", f"-Dlog4j2.configurationFile={assets / 'log4j2.properties'}", "-cp", f"{jars_folder(cache)}/*")
     if not (data / "log" / "meta.properties").is_file():
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # A leading dash would be taken for an option.
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "k")
         command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=False)
         if done.returncode != 0:
-            raise SetupError(f"the broker's log at {data} cannot be formatted: {done.stderr.strip() or done.stdout.strip()}")
+            raise SetupError(
+                f"the broker's log at {data} cannot be formatted: {done.stderr.strip() or done.stdout.strip()}"
+            )
     start = (java[0], f"-Xmx{HEAP_MB}m", "-XX:+UseSerialGC", *java[1:], "kafka.Kafka", str(properties))
     return LocalKafka(start, f"127.0.0.1:{broker}")
 

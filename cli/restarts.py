@@ -17,4 +17,5 @@ class RestartPolicy:
         self.deaths = [death for death in self.deaths if now_s - death < DEATHS_WINDOW_S] + [now_s]
         if len(self.deaths) >= DEATHS_MAX:
             return None
-        return now_s + min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2 ** (len(self.deaths) - 1))
+        backoff_s: float = BACKOFF_BASE_S * 2.0 ** (len(self.deaths) - 1)
+        return now_s + min(BACKOFF_MAX_S, backoff_s)

@@ -37,7 +37,9 @@ def service_specs(
         common["HEADRACE_KAFKA__LOG_ID"] = log_id
     specs = [_ingest(options, common, python, memory=bool(log_id))]
     specs += [_collector(options, common, python, number, new_port()) for number in range(options.num_collectors)]
-    specs += [_inference(options, common, inference_python, number, new_port()) for number in range(options.num_workers)]
+    specs += [
+        _inference(options, common, inference_python, number, new_port()) for number in range(options.num_workers)
+    ]
     return specs
 
 

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from cli.restarts import RestartPolicy
 from shared.errors import HeadraceError
@@ -108,7 +109,7 @@ class Supervisor:
             self.watch_once()
             time.sleep(POLL_S)
 
-    def watch(self) -> None:
+    def watch(self) -> NoReturn:
         """Keep the children alive until a signal comes; raises GaveUp or Interrupted."""
         while True:
             self.watch_once()

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 import uuid
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -24,8 +24,8 @@ from services.collector.settings import CollectorSettings
 from services.inference.settings import InferenceSettings
 from services.ingest.settings import IngestSettings
 from shared.errors import SetupError, UnavailableError
-from shared.lifecycle import SETUP_EXIT_CODE
 from shared.kafka import start_client, stop_client
+from shared.lifecycle import SETUP_EXIT_CODE
 from shared.open_store import open_store
 from shared.settings import KafkaSettings, ServiceSettings, StoreSettings, load_settings
 from shared.topics import Topics
@@ -61,7 +61,9 @@ def inference_python() -> str:
     for candidate in candidates:
         if shutil.which(candidate) and _has_vllm(candidate):
             return candidate
-    raise SetupError("no environment with vLLM: run 'make setup ENGINE=vllm', or set HEADRACE_INFERENCE_PYTHON, or use --engine echo")
+    raise SetupError(
+        "no environment with vLLM: run 'make setup ENGINE=vllm', or set HEADRACE_INFERENCE_PYTHON, or use --engine echo"
+    )
 
 
 def _has_vllm(python: str) -> bool:
@@ -84,7 +86,7 @@ def default_models(engine: Engine) -> tuple[Model, ...]:
         return (Model(DEFAULT_ECHO_MODEL, DEFAULT_ECHO_MODEL),)
     tiny = cache_folder() / "models" / TINY_CHAT_MODEL
     if engine.kind == "vllm" and (tiny / "config.json").is_file():
-        say(f"serving {TINY_CHAT_MODEL}, a tiny model with random weights: its words are noise; name another with --model")
+        say(f"serving {TINY_CHAT_MODEL}, a tiny model with random weights: its words are noise; --model names another")
         return (Model(TINY_CHAT_MODEL, str(tiny)),)
     raise SetupError(f"--engine {engine.kind} needs --model: a hub name or a folder")
 
@@ -158,7 +160,9 @@ def _locked(data: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise SetupError(f"another 'headrace up' runs on {data}: stop it, or name another folder with --data") from None
+            raise SetupError(
+                f"another 'headrace up' runs on {data}: stop it, or name another folder with --data"
+            ) from None
         yield
 
 
@@ -233,7 +237,9 @@ def _wait_for_broker(settings: KafkaSettings, supervisor: Supervisor) -> None:
             return
         except (OSError, UnavailableError) as error:
             if time.monotonic() > deadline:
-                raise SetupError(f"no Kafka broker answers at {settings.bootstrap} ({error}): check the address") from None
+                raise SetupError(
+                    f"no Kafka broker answers at {settings.bootstrap} ({error}): check the address"
+                ) from None
             time.sleep(BROKER_POLL_S)
 
 

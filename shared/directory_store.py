@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import quote
@@ -38,7 +39,7 @@ class DirectoryStore:
     async def stream(self, key: str, start: int = 0) -> AsyncIterator[bytes]:
         position = start
         while True:
-            chunk = await self._run(lambda: self._read(key, position, CHUNK_BYTES))
+            chunk = await self._run(partial(self._read, key, position, CHUNK_BYTES))
             if not chunk:
                 return
             position += len(chunk)
@@ -100,11 +101,9 @@ class DirectoryStore:
 
     def _list(self, prefix: str) -> list[str]:
         folder = self._root.joinpath(*prefix.split("/")[:-1])
-        found = []
-        for path in folder.rglob("*") if folder.is_dir() else ():
-            if path.is_file() and self._temporary not in path.parents:
-                found.append(path.relative_to(self._root).as_posix())
-        return sorted(key for key in found if key.startswith(prefix))
+        files = (path for path in folder.rglob("*") if path.is_file() and self._temporary not in path.parents)
+        keys = (path.relative_to(self._root).as_posix() for path in files)
+        return sorted(key for key in keys if key.startswith(prefix))
 
 
 def _sync_directory(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Is this process alive, and is it ready? `/healthz` and `/readyz` of services without an HTTP API of their own. SHELL."""
+"""Is this process alive, and is it ready? `/healthz` and `/readyz` of services without an HTTP API. SHELL."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -57,7 +57,12 @@ async def serve_health(settings: HealthSettings, not_ready: NotReady) -> Any:
         yield
         return
     config = uvicorn.Config(
-        health_app(not_ready), host=settings.host, port=settings.port, log_level="warning", access_log=False, lifespan="off"
+        health_app(not_ready),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
     )
     server, task = await start_server(config)
     try:

@@ -70,7 +70,7 @@ async def start_client(client: Startable, settings: KafkaSettings) -> None:
         raise UnavailableError(f"no Kafka broker answers at {settings.bootstrap}: {error or 'timeout'}") from error
 
 
-async def stop_client(client: Startable | Any) -> None:
+async def stop_client(client: Any) -> None:
     """Stop a client; one that does not come back (brokers gone) is left behind after a limit."""
     try:
         async with asyncio.timeout(STOP_TIMEOUT_S):

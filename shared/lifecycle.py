@@ -84,7 +84,7 @@ def run_service(run: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """
     try:
         return asyncio.run(run())
-    except BaseException as error:  # noqa: BLE001 - the process's last line of defence
+    except BaseException as error:
         causes = list(_leaves(error))
         known = [cause for cause in causes if isinstance(cause, HeadraceError)]
         if not known:

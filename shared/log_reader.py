@@ -6,6 +6,7 @@ thrown away and a new one starts where the last *returned* record was.
 
 import asyncio
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -19,7 +20,7 @@ from shared.settings import KafkaSettings
 log = structlog.get_logger(__name__)
 
 REOPEN_BACKOFF_S = 0.5
-Record = ConsumerRecord[bytes | None, bytes | None]
+Record: TypeAlias = ConsumerRecord[bytes | None, bytes | None]
 
 
 class LogTruncated(HeadraceError):

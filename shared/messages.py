@@ -47,7 +47,7 @@ class LineProblem(msgspec.Struct, frozen=True):
     line: int | None = None
 
 
-class BatchCreated(Message, tag="created"):
+class BatchCreated(Message, frozen=True, kw_only=True, tag="created"):
     """Facet `created`, and the manifest object in the store. Written once, by the api."""
 
     id: str
@@ -62,13 +62,13 @@ class BatchCreated(Message, tag="created"):
     traceparent: str | None = None
 
 
-class BatchCancelRequested(Message, tag="cancel"):
+class BatchCancelRequested(Message, frozen=True, kw_only=True, tag="cancel"):
     """Facet `cancel`: the wish. The decision is the record on `completions`."""
 
     cancelling_at: int
 
 
-class BatchDispatched(Message, tag="dispatch"):
+class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
     """Facet `dispatch`: refused with `errors`, or in progress with `total` and a cursor.
 
     `next_line` and `next_byte` say where in the input file to go on; `highest_offsets` is the last request
@@ -85,7 +85,7 @@ class BatchDispatched(Message, tag="dispatch"):
     highest_offsets: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-class ShardProgressed(Message, tag="progress"):
+class ShardProgressed(Message, frozen=True, kw_only=True, tag="progress"):
     """Facet `progress/<shard>`: counts of what is durable in the store; readers take the maximum.
 
     `answered_at` is set once every line of the shard has its completion.
@@ -97,7 +97,7 @@ class ShardProgressed(Message, tag="progress"):
     answered_at: int | None = None
 
 
-class BatchClosed(Message, tag="closed"):
+class BatchClosed(Message, frozen=True, kw_only=True, tag="closed"):
     """Facet `closed`, and the `final.json` object: the terminal record of a batch."""
 
     status: str
@@ -115,7 +115,7 @@ class BatchClosed(Message, tag="closed"):
 Facet = BatchCreated | BatchCancelRequested | BatchDispatched | ShardProgressed | BatchClosed
 
 
-class StoredFile(Message):
+class StoredFile(Message, frozen=True, kw_only=True):
     """A File object and the key of its bytes; the value on `files`."""
 
     id: str
@@ -128,7 +128,7 @@ class StoredFile(Message):
     tenant: str = "default"
 
 
-class WorkerHeartbeat(Message):
+class WorkerHeartbeat(Message, frozen=True, kw_only=True):
     """What a worker says of itself every few seconds; the value on `workers`."""
 
     worker_id: str
@@ -141,7 +141,7 @@ class WorkerHeartbeat(Message):
     sent_at_ms: int
 
 
-class CancelHint(Message):
+class CancelHint(Message, frozen=True, kw_only=True):
     """A hint on `control`: work on this batch is no longer wanted."""
 
     batch_id: str
@@ -179,7 +179,7 @@ class UnreadableRecord(ValueError):
     """A record's headers or value do not fit the contract; it belongs on the dead-letter topic."""
 
 
-_facet_decoder = msgspec.json.Decoder(Facet)
+_facet_decoder: msgspec.json.Decoder[Facet] = msgspec.json.Decoder(Facet)
 _encoder = msgspec.json.Encoder()
 
 

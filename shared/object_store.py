@@ -15,7 +15,7 @@ class ObjectStore(Protocol):
     """Create-only objects under flat keys with slashes."""
 
     async def create(self, key: str, data: bytes | BinaryIO) -> None:
-        """Write an object from memory or an open, seekable file; durable on return. Raises ObjectExists when the key is taken."""
+        """Write an object from memory or an open, seekable file; durable on return. Raises ObjectExists."""
 
     async def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Bytes [start, start + length) of an object; raises ObjectNotFound."""

@@ -69,12 +69,16 @@ def answered_line(*, batch_id: str, line: int, custom_id: str, request_id: str, 
     `line` is 0-based; `body` is a JSON object in UTF-8. The id depends on (batch id, line) alone, so a
     line that ran twice names itself the same.
     """
-    return b'{"id": "%b", "custom_id": %b, "response": {"status_code": %d, "request_id": "%b", "body": %b}, "error": null}\n' % (
-        identifiers.request_id(batch_id, line).encode(),
-        json.dumps(custom_id).encode(),
-        status,
-        request_id.encode(),
-        to_ascii_json(body),
+    return (
+        b'{"id": "%b", "custom_id": %b, "response": '
+        b'{"status_code": %d, "request_id": "%b", "body": %b}, "error": null}\n'
+        % (
+            identifiers.request_id(batch_id, line).encode(),
+            json.dumps(custom_id).encode(),
+            status,
+            request_id.encode(),
+            to_ascii_json(body),
+        )
     )
 
 

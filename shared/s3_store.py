@@ -33,7 +33,7 @@ class S3Store:
             raise SetupError(f"HEADRACE_STORE__S3_ENDPOINT={settings.s3_endpoint!r}: expected http(s)://HOST:PORT")
         self._bucket = bucket
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="store")
-        # No retries inside the client: a repeated create-only PUT would meet its own first try and look like a lost race.
+        # No retries inside the client: a repeated create-only PUT meets its own first try, which looks like a lost race.
         self._http = urllib3.PoolManager(
             maxsize=settings.threads + _MAX_CONNECTIONS_EXTRA,
             timeout=urllib3.Timeout(connect=5.0, read=settings.timeout_s),
@@ -57,7 +57,9 @@ class S3Store:
                     self._client.make_bucket(bucket_name=self._bucket)
             except S3Error as error:
                 if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-                    raise SetupError(f"bucket {self._bucket}: {error.code}: {error.message}; check keys and name") from error
+                    raise SetupError(
+                        f"bucket {self._bucket}: {error.code}: {error.message}; check keys and name"
+                    ) from error
             except (urllib3.exceptions.HTTPError, MinioException, ValueError) as error:
                 raise SetupError(f"bucket {self._bucket}: {error}; check HEADRACE_STORE__S3_ENDPOINT") from error
 
@@ -132,7 +134,9 @@ class S3Store:
         if response.status == 409 or response.status >= 500:
             raise UnavailableError(f"object store answered {response.status} to the creation of {key}")
         if response.status != 200:
-            raise ObjectStoreError(f"object store answered {response.status} to the creation of {key}: {response.data[:300]!r}")
+            raise ObjectStoreError(
+                f"object store answered {response.status} to the creation of {key}: {response.data[:300]!r}"
+            )
 
     def _get(self, key: str, start: int, length: int) -> urllib3.BaseHTTPResponse | None:
         try:

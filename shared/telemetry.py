@@ -11,6 +11,7 @@ import sys
 
 import structlog
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -69,7 +70,7 @@ def traceparent_of(span: trace.Span) -> str | None:
     return carrier.get("traceparent")
 
 
-def context_from(traceparent: str | None) -> "trace.Context | None":
+def context_from(traceparent: str | None) -> Context | None:
     """The remote parent that a `traceparent` names; None when there is none."""
     if not traceparent:
         return None
@@ -95,7 +96,9 @@ def line_attributes(batch_id: str, line: int, custom_id: str | None = None) -> d
     return attributes | ({"headrace.custom_id": custom_id} if custom_id is not None else {})
 
 
-def messaging_attributes(operation: str, kind: str, topic: str, partition: int, offset: int | None = None) -> dict[str, str | int]:
+def messaging_attributes(
+    operation: str, kind: str, topic: str, partition: int, offset: int | None = None
+) -> dict[str, str | int]:
     """Messaging attributes of a span about one record."""
     attributes: dict[str, str | int] = {
         "messaging.system": "kafka",
@@ -110,8 +113,14 @@ def messaging_attributes(operation: str, kind: str, topic: str, partition: int, 
 def set_up_logging(settings: TelemetrySettings) -> None:
     """structlog to standard output: JSON for machines, text for people."""
     level = getattr(logging, settings.log_level.upper())
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stdout, format="%(levelname)s %(name)s %(message)s")
-    renderer = structlog.dev.ConsoleRenderer(colors=False) if settings.log_format == "text" else structlog.processors.JSONRenderer()
+    logging.basicConfig(
+        level=max(level, logging.WARNING), stream=sys.stdout, format="%(levelname)s %(name)s %(message)s"
+    )
+    renderer = (
+        structlog.dev.ConsoleRenderer(colors=False)
+        if settings.log_format == "text"
+        else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

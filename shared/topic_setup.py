@@ -44,10 +44,7 @@ async def _create(admin: AIOKafkaAdminClient, settings: KafkaSettings, topics: S
     if not topics:
         return
     response = await admin.create_topics(
-        [
-            NewTopic(t.name, t.partitions, settings.replication_factor, topic_configs=t.config())
-            for t in topics
-        ]
+        [NewTopic(t.name, t.partitions, settings.replication_factor, topic_configs=t.config()) for t in topics]
     )
     # Refusals come back in the response, they are not raised.
     for name, code, *_ in response.topic_errors:
@@ -82,5 +79,7 @@ async def _cleanup_policies(admin: AIOKafkaAdminClient, topics: Sequence[Topic])
     for response in responses:
         for resource in response.resources:
             name, entries = resource[3], resource[4]
-            found.update({name: entry[1] for entry in entries if entry[0] == "cleanup.policy"})
+            policies = [entry[1] for entry in entries if entry[0] == "cleanup.policy"]
+            if policies:
+                found[name] = policies[0]
     return found

@@ -114,8 +114,8 @@ class PartitionCollector:
             self._chain.start_at(reader.positions[self._tp])
         elif not begin <= self._chain.next_offset <= end:
             raise SetupError(
-                f"{self._tp.topic}[{self._tp.partition}] holds offsets {begin} to {end}, but the segments in the store end "
-                f"at {self._chain.next_offset}: this store belongs to another log, or the topic was made anew. "
+                f"{self._tp.topic}[{self._tp.partition}] holds offsets {begin} to {end}, but the segments in the store "
+                f"end at {self._chain.next_offset}: this store belongs to another log, or the topic was made anew. "
                 "Use the log's own store, or another topic prefix"
             )
         for shard in list(self._ledger.shards.values()):
@@ -249,9 +249,7 @@ class PartitionCollector:
 
     async def _tell_closed(self, batch_id: str, result: Finalized) -> None:
         """Files first, so that a batch that looks closed can always be downloaded."""
-        files = [
-            OutgoingRecord(self._topics.files.name, encode(file), 0, file.id.encode()) for file in result.files
-        ]
+        files = [OutgoingRecord(self._topics.files.name, encode(file), 0, file.id.encode()) for file in result.files]
         await self._publisher.send_all(files)
         await self._publisher.send(self._facet_record(batch_id, "closed", encode(result.closed)))
 
@@ -266,7 +264,9 @@ class PartitionCollector:
         )
 
     async def _park(self, record: Record, reason: str) -> None:
-        log.warning("record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason)
+        log.warning(
+            "record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason
+        )
         await self._publisher.send(dead_letter(self._topics, record, reason))
 
 

@@ -1,4 +1,4 @@
-"""How does a closed batch become files? SHELL: output and error file in input order, create-only, then the terminal record.
+"""How does a closed batch become files? SHELL: result files in input order, create-only, then the terminal record.
 
 Every step may be repeated: result files have ids derived from the batch's, their content is a function of the log,
 and the first `final.json` wins. Memory is bounded: lines go from segments to scratch to the result files on disk.

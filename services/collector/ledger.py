@@ -49,7 +49,7 @@ class Shard:
     total: int
     completed: int = 0
     failed: int = 0
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     how_closed: str | None = None
     bitmap: bytearray = field(default_factory=bytearray)
 

@@ -55,7 +55,9 @@ class SegmentChain:
         for key in keys:
             footer, entries = await self._tail(key)
             if self.next_offset is not None and footer.first_offset != self.next_offset:
-                raise BrokenChain(f"{key} starts at {footer.first_offset}, the chain before it ends at {self.next_offset}")
+                raise BrokenChain(
+                    f"{key} starts at {footer.first_offset}, the chain before it ends at {self.next_offset}"
+                )
             self.next_offset = footer.next_offset
             yield ChainedSegment(key, footer, entries)
         if keys:
@@ -96,5 +98,3 @@ class SegmentChain:
         async for chunk in self._store.stream(key):
             digest.update(chunk)
         return digest.hexdigest()
-
-

@@ -1,4 +1,4 @@
-"""Which records are this worker's, and where are offsets committed? SHELL: the group consumer and its rebalance listener.
+"""Which records are this worker's, and where are offsets committed? SHELL: the group consumer and listener.
 
 The only caller of `commit`. Nothing is committed between `revoked` and `assigned`: a commit refused there
 costs the member its id and starts another rebalance.
@@ -113,7 +113,7 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         self._committed.update(wanted)
 
-    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+    async def on_partitions_revoked(self, _revoked: Collection[TopicPartition]) -> None:
         """Last commit of the epoch, inside a limit."""
         self._epoch += 1
         try:

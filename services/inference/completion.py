@@ -89,7 +89,9 @@ def unanswered(headers: RequestHeaders, custom_id: str, code: str, message: str)
     return Completion(value, False, Usage())
 
 
-def completion_headers_for(headers: RequestHeaders, completion: Completion, traceparent: str | None) -> CompletionHeaders:
+def completion_headers_for(
+    headers: RequestHeaders, completion: Completion, traceparent: str | None
+) -> CompletionHeaders:
     """Headers of the completion's record."""
     return CompletionHeaders(
         kind="line",

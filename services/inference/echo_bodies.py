@@ -9,6 +9,11 @@ from typing import Any
 
 import msgspec
 
+_ABSENT = """
+access_programs error incomplete_details conversation image input_transformations max_output_tokens max_tool_calls
+moderation previous_response_id prompt prompt_cache_diagnostics prompt_cache_key prompt_cache_options
+prompt_cache_retention reasoning safety_identifier tool_usage user
+"""
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
 
@@ -62,7 +67,7 @@ def chat_completion(request: EchoRequest) -> tuple[dict[str, object], int]:
     text = _last_user_text(messages)
     num_prompt = sum(_num_words(_text_of(message.get("content"))) for message in messages)
     num_choices = _num_choices(request.body)
-    choices = [
+    choices: list[dict[str, Any]] = [
         {
             "finish_reason": "stop",
             "index": index,
@@ -100,7 +105,7 @@ def completion(request: EchoRequest) -> tuple[dict[str, object], int]:
     prompts = _prompts(request.body.get("prompt"))
     num_choices = _num_choices(request.body)
     texts = [prompt for prompt in prompts for _ in range(num_choices)]
-    choices = [
+    choices: list[dict[str, Any]] = [
         {"finish_reason": "stop", "index": index, "logprobs": None, "text": text} for index, text in enumerate(texts)
     ]
     num_output = sum(map(_num_words, texts))
@@ -163,12 +168,7 @@ def response(request: EchoRequest) -> tuple[dict[str, object], int]:
 
 def _response_frame(request: EchoRequest) -> dict[str, object]:
     get = request.body.get
-    absent = (
-        "access_programs error incomplete_details conversation image input_transformations max_output_tokens "
-        "max_tool_calls moderation previous_response_id prompt prompt_cache_diagnostics prompt_cache_key "
-        "prompt_cache_options prompt_cache_retention reasoning safety_identifier tool_usage user"
-    ).split()
-    return dict.fromkeys(absent) | {
+    return dict.fromkeys(_ABSENT.split()) | {
         "id": f"resp_{request.suffix}",
         "created_at": request.now_s,
         "completed_at": request.now_s,

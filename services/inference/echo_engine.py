@@ -21,7 +21,7 @@ class EchoEngine:
     """An Engine without a model."""
 
     name = "echo"
-    endpoints = ENDPOINTS
+    endpoints: tuple[str, ...] = ENDPOINTS
 
     def __init__(self, model: str, settings: EchoSettings) -> None:
         self._model = model

@@ -67,14 +67,14 @@ class EngineRoom:
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[asyncio.Task[None], tuple[Job, EngineRequest]] = {}
         self._done: deque[Done] = deque()
-        self._wake: Callable[[], None] | None = None
+        self._wake: Callable[[], object] | None = None
         self._lock = threading.Lock()
         self._woken = False
         self._cancelled: dict[str, None] = {}
         self.dead = asyncio.Event()
         self.failure: str | None = None
 
-    def connect(self, wake: Callable[[], None]) -> None:
+    def connect(self, wake: Callable[[], object]) -> None:
         """Name the thread-safe callable that tells the Kafka side that `take` has something."""
         self._wake = wake
 
@@ -160,7 +160,7 @@ class EngineRoom:
                     if last is not None and tries >= self._tries:
                         return answered(job.headers, job.custom_id, job.request_id, last)
                     log.warning("engine busy, trying again", reason=reason, tries=tries, request_id=job.request_id)
-                    await asyncio.sleep(min(RETRY_MAX_S, RETRY_BASE_S * 2**min(tries, 10)) * random.uniform(0.5, 1))
+                    await asyncio.sleep(min(RETRY_MAX_S, RETRY_BASE_S * 2 ** min(tries, 10)) * random.uniform(0.5, 1))
                 case _:
                     assert_never(result)
 

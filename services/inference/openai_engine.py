@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible base URL as an engine. SHELL: what a remote answer means for the line is decided in `classify`."""
+"""Any OpenAI-compatible base URL as an engine. SHELL: what a remote answer means is decided in `classify`."""
 
 import json
 
@@ -37,7 +37,7 @@ class OpenAIEngine:
     """An Engine behind HTTP."""
 
     name = "openai"
-    endpoints = ENDPOINTS
+    endpoints: tuple[str, ...] = ENDPOINTS
 
     def __init__(self, settings: WorkerSettings) -> None:
         if not settings.openai_base_url.startswith(("http://", "https://")):
@@ -58,7 +58,9 @@ class OpenAIEngine:
         try:
             await self._client.get(f"{self._base}/v1/models", timeout=WARM_UP_TIMEOUT_S)
         except httpx2.HTTPError as error:
-            raise SetupError(f"no engine answers at {self._base}/v1/models: {error!r}; start it or correct the URL") from None
+            raise SetupError(
+                f"no engine answers at {self._base}/v1/models: {error!r}; start it or correct the URL"
+            ) from None
 
     async def answer(self, request: EngineRequest) -> EngineResult:
         """Send one request; an unanswered one is worth another try for as long as the outage lasts."""
@@ -78,6 +80,6 @@ class OpenAIEngine:
         """A remote engine is away, never dead."""
         return None
 
-    async def close(self, timeout_s: float) -> None:
+    async def close(self, _timeout_s: float) -> None:
         """Close the connections."""
         await self._client.aclose()

@@ -76,7 +76,9 @@ class VllmEngine:
             self._prepare_cpu()
             await self._build()
         except ImportError as error:
-            raise SetupError(f"vLLM is not installed in this environment ({error}): run 'make setup ENGINE=vllm'") from error
+            raise SetupError(
+                f"vLLM is not installed in this environment ({error}): run 'make setup ENGINE=vllm'"
+            ) from error
         except (ValueError, RuntimeError, OSError) as error:
             raise SetupError(f"vLLM cannot serve {self._settings.model}: {error}") from error
         gc.collect()
@@ -107,7 +109,7 @@ class VllmEngine:
         await self._engine.abort([f"chatcmpl-{rid}", f"cmpl-{rid}-0", f"embd-{rid}-0", f"embd-{rid}", rid])
 
     def failure(self) -> str | None:
-        """Why the engine core is dead, or None. A core that exited cleanly sets no error, so its process is looked at."""
+        """Why the engine core is dead, or None. One that exited cleanly sets no error: its process is looked at."""
         if self._engine is None:
             return None
         if self._engine.errored:

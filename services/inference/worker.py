@@ -7,6 +7,7 @@ completion mark the offset done. Runs on the Kafka thread's loop.
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import structlog
@@ -82,7 +83,7 @@ class Worker:
         self._freed = asyncio.Event()
         self._finished = asyncio.Event()
         loop = asyncio.get_running_loop()
-        room.connect(lambda: loop.call_soon_threadsafe(self._finished.set))
+        room.connect(partial(loop.call_soon_threadsafe, self._finished.set))
 
     async def run(self, stop: Stop, drain_timeout_s: float, heartbeat_s: float, commit_interval_s: float) -> None:
         """Work until asked to stop, then drain inside the deadline. A side task that fails stops the worker."""
@@ -180,7 +181,9 @@ class Worker:
 
     async def _park(self, record: Record, reason: str) -> None:
         """Put a record that cannot be read on the dead-letter topic, with the reason, and be done with it."""
-        log.warning("record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason)
+        log.warning(
+            "record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason
+        )
         await self._publisher.send(dead_letter(self._topics, record, reason))
         self._assigned.finish(TopicPartition(record.topic, record.partition), record.offset)
 

@@ -14,6 +14,7 @@ from services.ingest.api.files import FilesApi
 from services.ingest.api.models import ModelsApi
 from services.ingest.app import create_app
 from services.ingest.dispatcher import Dispatcher
+from services.ingest.log_writer import LogWriter
 from services.ingest.ownership import Ownership
 from services.ingest.read_model import ReadModel
 from services.ingest.readiness import missing
@@ -62,12 +63,23 @@ class IngestProcess:
             ownership = Ownership(kafka, self._topics)
             await ownership.open()
             stack.push_async_callback(ownership.close)
-            common = {"settings": s.ingest, "topics": self._topics, "view": view, "feed": feed}
-            common |= {"store": store, "publisher": publisher}
-            dispatcher = Dispatcher(models=s.models, ownership=ownership, telemetry=telemetry, **common)
+            dispatcher = Dispatcher(
+                settings=s.ingest,
+                models=s.models,
+                topics=self._topics,
+                view=view,
+                feed=feed,
+                ownership=ownership,
+                store=store,
+                publisher=publisher,
+                telemetry=telemetry,
+            )
+            log_writer = LogWriter(self._topics, publisher, feed)
             apis = [
-                FilesApi(**common).router(),
-                BatchesApi(telemetry=telemetry, **common).router(),
+                FilesApi(settings=s.ingest, view=view, store=store, log_writer=log_writer).router(),
+                BatchesApi(
+                    settings=s.ingest, view=view, store=store, log_writer=log_writer, telemetry=telemetry
+                ).router(),
                 ModelsApi(models=s.models, view=view, worker_silence_s=s.ingest.worker_silence_s).router(),
             ]
 

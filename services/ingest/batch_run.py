@@ -1,4 +1,4 @@
-"""How does one batch get from its input file onto the request topic? SHELL: validate once, then publish with a cursor."""
+"""How does one batch get from its input file onto the request topic? SHELL: validate, then publish with a cursor."""
 
 import asyncio
 import itertools
@@ -33,9 +33,7 @@ async def validate(
     store: ObjectStore, created: BatchCreated, serves: Callable[[str], bool], lines_max: int
 ) -> BatchDispatched:
     """One streaming pass over the input file: failed with its problems, or in progress with the number of lines."""
-    checked = InputFile(
-        endpoint=created.endpoint, serves=serves, lines_max=lines_max, line_bytes_max=LINE_BYTES_MAX
-    )
+    checked = InputFile(endpoint=created.endpoint, serves=serves, lines_max=lines_max, line_bytes_max=LINE_BYTES_MAX)
     try:
         async for line in read_lines(store, created.input_file_id):
             checked.check(line)
@@ -76,7 +74,8 @@ class BatchRun:
 
     async def dispatch(self, num_lines: int) -> None:
         """Publish the next lines and move the cursor once they are acknowledged; raises UnavailableError."""
-        records, end_byte = [], self.cursor.next_byte
+        records: list[OutgoingRecord] = []
+        end_byte = self.cursor.next_byte
         while len(records) < num_lines:
             line = await anext(self._lines, None)
             if line is None:

@@ -132,7 +132,10 @@ class Dispatcher:
         try:
             async with self._validate_slots:
                 with self._telemetry.tracer.start_as_current_span(
-                    "validate batch", context_from(created.traceparent), SpanKind.INTERNAL, {"headrace.batch.id": created.id}
+                    "validate batch",
+                    context_from(created.traceparent),
+                    SpanKind.INTERNAL,
+                    {"headrace.batch.id": created.id},
                 ):
                     facet = await validate(self._store, created, self.serves, self._settings.batch_lines_max)
             # Not cancelled from here on: a decision that may be in the log must be waited for.

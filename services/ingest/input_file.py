@@ -1,4 +1,4 @@
-"""Which input line is refused, and why? PURE: lines in, problems out; codes and texts are the real service's (contract 4).
+"""Which input line is refused, and why? PURE: lines in, problems out; codes and texts as in contract 4.
 
 What needs the model to judge (a prompt too long, a bad parameter) is not decided here: that is the engine's answer.
 """
@@ -81,12 +81,11 @@ class InputFile:
             text = f"The custom_id is longer than {CUSTOM_ID_BYTES_MAX} bytes."
             return "string_above_max_length", "custom_id", text
         if custom_id in self._custom_ids:
-            return (
-                "duplicate_custom_id",
-                "custom_id",
+            text = (
                 f"The custom_id '{custom_id}' for this request is a duplicate of another request. "
-                "The custom_id parameter must be unique for each request in a batch.",
+                "The custom_id parameter must be unique for each request in a batch."
             )
+            return "duplicate_custom_id", "custom_id", text
         self._custom_ids.add(custom_id)
         if method != "POST":
             return "invalid_value", "method", f"Invalid value: {method!r}. Supported values are: 'POST'."
@@ -110,7 +109,11 @@ class InputFile:
         if self._endpoint in _MESSAGES_ENDPOINTS and not bytes(body.messages):
             return "invalid_request", "body.messages", "Messages parameter is required."
         if bytes(body.stream) == b"true":
-            return "streaming_unsupported", "body.stream", "Chat Completions: Streaming is not supported in the Batch API."
+            return (
+                "streaming_unsupported",
+                "body.stream",
+                "Chat Completions: Streaming is not supported in the Batch API.",
+            )
         return self._model_problem(model)
 
     def _model_problem(self, model: str) -> tuple[str, str | None, str] | None:
@@ -119,16 +122,22 @@ class InputFile:
         if not self._serves(model):
             return "model_not_found", "body.model", f"The provided model '{model}' is not supported by the Batch API."
         if model != self.model:
-            return (
-                "mismatched_model",
-                "body.model",
+            text = (
                 f"The model '{model}' for this request does not match the rest of the batch. "
-                "Each batch must contain requests for a single model.",
+                "Each batch must contain requests for a single model."
             )
+            return "mismatched_model", "body.model", text
         return None
 
 
-_TYPE_NAMES = {str: "a string", bool: "a boolean", int: "an integer", float: "a number", list: "an array", dict: "an object"}
+_TYPE_NAMES = {
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    list: "an array",
+    dict: "an object",
+}
 
 
 def _wrong_type(param: str, expected: str, value: object) -> tuple[str, str | None, str]:

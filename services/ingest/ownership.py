@@ -41,10 +41,10 @@ class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
             await stop_client(self._consumer)
 
     def owns(self, batch_id: str) -> bool:
-        """Whether this process dispatches the batch. Two may believe so for a moment; that costs repeated lines only."""
+        """Whether this process dispatches the batch. Two may believe so for a moment: lines are repeated."""
         return partition_of(batch_id, self._topic.partitions) in self._partitions
 
-    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+    async def on_partitions_revoked(self, _revoked: Collection[TopicPartition]) -> None:
         """Nothing is ours until the group has settled."""
         self._partitions = frozenset()
 

@@ -20,12 +20,14 @@ log = structlog.get_logger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT) STRICT;
-CREATE TABLE IF NOT EXISTS positions (topic TEXT, partition INTEGER, next INTEGER, PRIMARY KEY (topic, partition)) STRICT;
+CREATE TABLE IF NOT EXISTS positions
+  (topic TEXT, partition INTEGER, next INTEGER, PRIMARY KEY (topic, partition)) STRICT;
 CREATE TABLE IF NOT EXISTS facets (batch_id TEXT, facet TEXT, value BLOB, PRIMARY KEY (batch_id, facet)) STRICT;
 CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, created_at INTEGER, tenant TEXT, terminal INTEGER) STRICT;
 CREATE INDEX IF NOT EXISTS batches_by_age ON batches (created_at DESC, id DESC);
 CREATE INDEX IF NOT EXISTS batches_open ON batches (terminal) WHERE terminal = 0;
-CREATE TABLE IF NOT EXISTS files (id TEXT PRIMARY KEY, created_at INTEGER, purpose TEXT, tenant TEXT, value BLOB) STRICT;
+CREATE TABLE IF NOT EXISTS files
+  (id TEXT PRIMARY KEY, created_at INTEGER, purpose TEXT, tenant TEXT, value BLOB) STRICT;
 CREATE INDEX IF NOT EXISTS files_by_age ON files (created_at, id);
 """
 _file_decoder = msgspec.json.Decoder(StoredFile)
@@ -54,7 +56,9 @@ class ReadModel:
 
     def position(self, topic: str, partition: int) -> int | None:
         """The next offset that the view needs of a partition; None = from the beginning."""
-        row = self._db.execute("SELECT next FROM positions WHERE topic=? AND partition=?", (topic, partition)).fetchone()
+        row = self._db.execute(
+            "SELECT next FROM positions WHERE topic=? AND partition=?", (topic, partition)
+        ).fetchone()
         return row[0] if row else None
 
     def apply(self, records: Iterable[Record]) -> None:
@@ -64,7 +68,8 @@ class ReadModel:
             for record in records:
                 self._apply_one(record)
                 self._db.execute(
-                    "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (record.topic, record.partition, record.offset + 1)
+                    "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)",
+                    (record.topic, record.partition, record.offset + 1),
                 )
         except BaseException:
             self._db.execute("ROLLBACK")
@@ -103,7 +108,7 @@ class ReadModel:
         if purpose is not None:
             where, values = where + " AND purpose = ?", [*values, purpose]
         if after is not None:
-            where += f" AND (created_at, id) {compare} (SELECT created_at, id FROM files WHERE id = ?)"
+            where += f" AND (created_at, id) {compare} (SELECT created_at, id FROM files WHERE id = ?)"  # noqa: S608 - constants
             values.append(after)
         query = f"SELECT value FROM files WHERE {where} ORDER BY created_at {order}, id {order} LIMIT ?"  # noqa: S608
         return [_file_decoder.decode(row[0]) for row in self._db.execute(query, (*values, limit)).fetchall()]

@@ -98,6 +98,9 @@ def check_expires_after(name: str, anchor: object, seconds: object) -> int:
         raise wrong_type(f"{name}.seconds", "an integer", seconds)
     if not EXPIRES_AFTER_MIN_S <= seconds <= EXPIRES_AFTER_MAX_S:
         side = "above" if seconds > EXPIRES_AFTER_MAX_S else "below"
-        text = f"Invalid '{name}.seconds': expected {EXPIRES_AFTER_MIN_S} to {EXPIRES_AFTER_MAX_S}, but got {seconds} instead."
-        raise ApiError(400, text, param=f"{name}.seconds", code=f"integer_{side}_{'max' if side == 'above' else 'min'}_value")
+        allowed = f"{EXPIRES_AFTER_MIN_S} to {EXPIRES_AFTER_MAX_S}"
+        text = f"Invalid '{name}.seconds': expected {allowed}, but got {seconds} instead."
+        raise ApiError(
+            400, text, param=f"{name}.seconds", code=f"integer_{side}_{'max' if side == 'above' else 'min'}_value"
+        )
     return seconds

@@ -10,16 +10,14 @@ from opentelemetry import trace
 from services.ingest.api.batch_request import parse_batch_request
 from services.ingest.api.errors import ApiError
 from services.ingest.api.paging import page, parse_limit
+from services.ingest.log_writer import LogWriter
 from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
-from services.ingest.view_feed import ViewFeed
 from shared import identifiers
 from shared.batch_state import BatchView, batch_object, may_cancel
-from shared.kafka import OutgoingRecord, Publisher
-from shared.messages import BatchCancelRequested, BatchCreated, Facet, encode
+from shared.messages import BatchCancelRequested, BatchCreated, encode
 from shared.object_store import ObjectStore, manifest_key
 from shared.telemetry import Telemetry, traceparent_of
-from shared.topics import Topics, facet_key, partition_of
 
 LIST_DEFAULT, LIST_MAX = 20, 100
 TENANT = "default"
@@ -32,19 +30,15 @@ class BatchesApi:
         self,
         *,
         settings: IngestBlock,
-        topics: Topics,
         view: ReadModel,
-        feed: ViewFeed,
         store: ObjectStore,
-        publisher: Publisher,
+        log_writer: LogWriter,
         telemetry: Telemetry,
     ) -> None:
         self._settings = settings
-        self._topics = topics
         self._view = view
-        self._feed = feed
         self._store = store
-        self._publisher = publisher
+        self._log_writer = log_writer
         self._telemetry = telemetry
 
     def router(self) -> APIRouter:
@@ -81,7 +75,7 @@ class BatchesApi:
                 traceparent=traceparent_of(span),
             )
             await self._store.create(manifest_key(batch_id), encode(created))
-            await self._write(batch_id, "created", created)
+            await self._log_writer.write_facet(batch_id, "created", created)
         return batch_object(BatchView(created=created))
 
     async def retrieve(self, batch_id: str) -> dict[str, Any]:
@@ -103,7 +97,7 @@ class BatchesApi:
         if not may_cancel(view.status):
             raise ApiError(409, f"Cannot cancel a batch with status '{view.status}'.")
         if view.cancel is None and not view.is_terminal:
-            await self._write(batch_id, "cancel", BatchCancelRequested(cancelling_at=int(time.time())))
+            await self._log_writer.write_facet(batch_id, "cancel", BatchCancelRequested(cancelling_at=int(time.time())))
         return batch_object(self._find(batch_id))
 
     def _find(self, batch_id: str) -> BatchView:
@@ -111,10 +105,3 @@ class BatchesApi:
         if view is None:
             raise ApiError(404, f"No batch found with id '{batch_id}'.")
         return view
-
-    async def _write(self, batch_id: str, facet: str, value: Facet) -> None:
-        topic = self._topics.batches
-        record = OutgoingRecord(
-            topic.name, encode(value), partition_of(batch_id, topic.partitions), facet_key(batch_id, facet)
-        )
-        await self._feed.wait_for(await self._publisher.send(record))

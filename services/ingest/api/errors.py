@@ -52,7 +52,14 @@ def invalid_value(name: str, value: object, supported: tuple[str, ...]) -> ApiEr
 
 def wrong_type(name: str, expected: str, value: object) -> ApiError:
     """400 for a value of another JSON type."""
-    names = {str: "a string", bool: "a boolean", int: "an integer", float: "a decimal", list: "an array", dict: "an object"}
+    names = {
+        str: "a string",
+        bool: "a boolean",
+        int: "an integer",
+        float: "a decimal",
+        list: "an array",
+        dict: "an object",
+    }
     got = names.get(type(value), "null")
     text = f"Invalid type for '{name}': expected {expected}, but got {got} instead."
     return ApiError(400, text, param=name, code="invalid_type")

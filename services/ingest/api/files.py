@@ -12,15 +12,13 @@ from starlette.responses import StreamingResponse
 from services.ingest.api.errors import ApiError
 from services.ingest.api.paging import page, parse_descending, parse_limit
 from services.ingest.api.upload_form import read_upload
+from services.ingest.log_writer import LogWriter
 from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
-from services.ingest.view_feed import ViewFeed
 from shared import identifiers
 from shared.errors import ObjectNotFound
-from shared.kafka import OutgoingRecord, Publisher
-from shared.messages import StoredFile, encode
+from shared.messages import StoredFile
 from shared.object_store import ObjectStore, file_key
-from shared.topics import Topics
 
 LIST_DEFAULT, LIST_MAX = 10_000, 10_000
 TENANT = "default"
@@ -48,18 +46,14 @@ class FilesApi:
         self,
         *,
         settings: IngestBlock,
-        topics: Topics,
         view: ReadModel,
-        feed: ViewFeed,
         store: ObjectStore,
-        publisher: Publisher,
+        log_writer: LogWriter,
     ) -> None:
         self._settings = settings
-        self._topics = topics
         self._view = view
-        self._feed = feed
         self._store = store
-        self._publisher = publisher
+        self._log_writer = log_writer
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -91,7 +85,7 @@ class FilesApi:
                 expires_at=now_s + lasts_s if lasts_s is not None else None,
                 tenant=TENANT,
             )
-            await self._write(file_id, encode(file))
+            await self._log_writer.write_file(file)
         return file_object(file)
 
     async def list(self, request: Request) -> dict[str, Any]:
@@ -114,7 +108,7 @@ class FilesApi:
     async def delete(self, file_id: str) -> dict[str, Any]:
         """Forget a file. The bytes of an input stay while an open batch still reads them."""
         file = self._find(file_id)
-        await self._write(file_id, None)
+        await self._log_writer.forget_file(file_id)
         if not any(view.created.input_file_id == file_id for view in self._view.open_batches()):
             await self._store.delete(file.object_key)
         return {"id": file_id, "object": "file", "deleted": True}
@@ -135,10 +129,6 @@ class FilesApi:
         if file is None:
             raise ApiError(404, f"No such File object: {file_id}", param="id")
         return file
-
-    async def _write(self, file_id: str, value: bytes | None) -> None:
-        record = OutgoingRecord(self._topics.files.name, value, 0, file_id.encode())
-        await self._feed.wait_for(await self._publisher.send(record))
 
 
 async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
