@@ -33,7 +33,7 @@ class S3Store:
             raise SetupError(f"HEADRACE_STORE__S3_ENDPOINT={settings.s3_endpoint!r}: expected http(s)://HOST:PORT")
         self._bucket = bucket
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="store")
-        # No retries inside the client: a repeated create-only PUT meets its own first try, which looks like a lost race.
+        # No retries inside: a repeated create-only PUT meets its own first try, which looks like a lost race.
         self._http = urllib3.PoolManager(
             maxsize=settings.threads + _MAX_CONNECTIONS_EXTRA,
             timeout=urllib3.Timeout(connect=5.0, read=settings.timeout_s),

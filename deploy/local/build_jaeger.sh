@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds the Jaeger binary into the folder given as $1. `go install` refuses the module because its go.mod has a
+# Builds the Jaeger binary into the folder given as $2, in the version given as $1. `go install` refuses the module because its go.mod has a
 # replace directive, so a module of our own requires it, repeats the directive and takes over its checksums.
 set -euo pipefail
-version=v1.76.0
-target=$1
+version=v$1
+target=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"

