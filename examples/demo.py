@@ -59,7 +59,18 @@ def main() -> int:
     data, port = Path(tempfile.mkdtemp(prefix="headrace-demo-")), free_port()
     named, chat_model = models(arguments.engine, arguments.model)
     explain(arguments.engine, arguments.model)
-    command = [sys.executable, "-m", "cli", "up", "--engine", arguments.engine, "--port", str(port), "--data", str(data)]
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "up",
+        "--engine",
+        arguments.engine,
+        "--port",
+        str(port),
+        "--data",
+        str(data),
+    ]
     command += [part for model in named for part in ("--model", model)]
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stack:

@@ -80,7 +80,9 @@ def fetch_results(client: OpenAI, batch: Batch, lines: list[str], out: Path) -> 
         sys.exit(f"{batch.id}: {len(expected)} requests, {len(found)} results, {len(set(found))} of them distinct")
     report(batch, len(expected), len(answers))
     if batch.status != "completed" or len(answers) != len(expected):
-        sys.exit(f"{batch.id} ended as {batch.status} with {len(expected) - len(answers)} failed requests: {batch.errors}")
+        sys.exit(
+            f"{batch.id} ended as {batch.status} with {len(expected) - len(answers)} failed requests: {batch.errors}"
+        )
     return answers
 
 
@@ -97,7 +99,9 @@ def report(batch: Batch, num_expected: int, num_answers: int) -> None:
 def nearest_neighbours(tickets: list[Ticket], answers: dict[str, dict[str, Any]]) -> Table:
     """For one ticket of each topic, the ticket with another wording that is closest to it by cosine."""
     vectors = [normalised(answers[f"ticket-{n}"]["data"][0]["embedding"]) for n in range(len(tickets))]
-    table = Table("cosine", "ticket", "nearest ticket that shares no phrase with it", "its topic", title="Nearest neighbours")
+    table = Table(
+        "cosine", "ticket", "nearest ticket that shares no phrase with it", "its topic", title="Nearest neighbours"
+    )
     by_topic: dict[str, list[int]] = {}
     for number, ticket in enumerate(tickets):
         by_topic.setdefault(ticket.topic, []).append(number)

@@ -1,10 +1,11 @@
 """What state is a batch in, and how does it look on the wire? PURE: facets in, one OpenAI Batch object out.
 
     validating ──refused──> failed
-        │ └─────passed────> in_progress ──answered──> finalizing ──closed──> completed
-        │                        │                        │   └────closed──> expired
-        └──cancel─┐              └────────cancel──────────┴─> cancelling ──> cancelled
-                  └──> cancelling                                       └──> completed, expired
+        │ └─────passed────> in_progress ──answered──> finalizing ──closed──> completed, expired
+        │                        │                        │
+        └────────cancel──────────┴─────────cancel─────────┴─> cancelling ──closed──> cancelled, completed, expired
+
+A batch can also expire straight from validating or in_progress.
 
 `transition` is the only place where a change of state is decided. A cancel that comes after the last
 completion in the log loses: the batch ends as completed, from cancelling.
@@ -61,14 +62,14 @@ _CLOSINGS = {
     _E.CLOSED_CANCELLED: _S.CANCELLED,
 }
 TRANSITIONS: dict[BatchStatus, dict[BatchEvent, BatchStatus]] = {
-    # The dispatcher closes nothing before it validated, but a deadline or a cancel may come first.
+    # A deadline or a cancel may come before the file is validated. Completed follows in a replay, when compaction
+    # has left only a dispatch facet that was written after the closing one.
     _S.VALIDATING: {
         _E.REFUSED: _S.FAILED,
         _E.PASSED: _S.IN_PROGRESS,
         _E.CANCEL_REQUESTED: _S.CANCELLING,
-        _E.CLOSED_EXPIRED: _S.EXPIRED,
-        _E.CLOSED_CANCELLED: _S.CANCELLED,
-    },
+    }
+    | _CLOSINGS,
     _S.IN_PROGRESS: {_E.CANCEL_REQUESTED: _S.CANCELLING, _E.ANSWERED: _S.FINALIZING} | _CLOSINGS,
     _S.FINALIZING: {_E.CANCEL_REQUESTED: _S.CANCELLING, _E.ANSWERED: _S.FINALIZING} | _CLOSINGS,
     # Repeating the wish changes nothing; a refused file ends the batch as failed although it was cancelled.

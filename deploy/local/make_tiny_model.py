@@ -28,16 +28,18 @@ CHAT_TEMPLATE = (
 def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on the repository's own prose."""
     root = Path(__file__).parents[2]
-    texts = [path.read_text() for path in sorted([*root.glob("*.md"), *root.glob("examples/*"), *root.glob("shared/*.py")]) if path.is_file()]
+    texts = [
+        path.read_text()
+        for path in sorted([*root.glob("*.md"), *root.glob("examples/*"), *root.glob("shared/*.py")])
+        if path.is_file()
+    ]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=[END, START, STOP], initial_alphabet=alphabet)
     bpe.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=STOP, pad_token=END, model_max_length=CONTEXT_TOKENS
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=STOP, pad_token=END, model_max_length=CONTEXT_TOKENS)
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(folder)
     return fast

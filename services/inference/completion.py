@@ -48,7 +48,7 @@ def usage_of(body: bytes) -> Usage:
     """Tokens that an answer reports, in chat's or in responses' spelling; zeros when it reports none."""
     try:
         usage = _body_decoder.decode(body).usage
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return Usage()
     if usage is None:
         return Usage()
@@ -107,6 +107,6 @@ def completion_headers_for(
 def _is_object(body: bytes) -> bool:
     try:
         _object_decoder.decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return False
     return True

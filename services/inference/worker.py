@@ -127,7 +127,7 @@ class Worker:
         headers = read_request_headers(record.headers)
         try:
             line = decode_request_line(record.value or b"")
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise UnreadableRecord(f"not a request line: {error}") from None
         span = self._open_span(record, headers, line.custom_id)
         if span is not None:

@@ -106,9 +106,13 @@ class IngestProcess:
             access_log=False,
             timeout_graceful_shutdown=HTTP_DRAIN_S,
         )
-        server, http = await start_server(config)
         async with asyncio.TaskGroup() as group:
             follow = group.create_task(feed.run(), name="view")
+            # Nobody is told that a batch does not exist before the whole log was looked at.
+            if not await self._caught_up_before_stop(feed):
+                follow.cancel()
+                return
+            server, http = await start_server(config)
             dispatch = group.create_task(dispatcher.run(self._stop), name="dispatcher")
             await self._stop.wait()
             server.should_exit = True
@@ -116,6 +120,16 @@ class IngestProcess:
             await asyncio.wait({dispatch}, timeout=self._settings.drain_timeout_s)
             dispatch.cancel()
             follow.cancel()
+
+    async def _caught_up_before_stop(self, feed: ViewFeed) -> bool:
+        caught_up, stopped = (
+            asyncio.ensure_future(feed.wait_until_caught_up()),
+            asyncio.ensure_future(self._stop.wait()),
+        )
+        await asyncio.wait({caught_up, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        caught_up.cancel()
+        stopped.cancel()
+        return feed.caught_up
 
 
 async def run() -> int:

@@ -14,6 +14,8 @@ PROBLEMS_MAX = 100
 CUSTOM_ID_BYTES_MAX = 512
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value_decoder = msgspec.json.Decoder()
+# Code, param, message.
+Problem = tuple[str, str | None, str]
 _MESSAGES_ENDPOINTS = frozenset({"/v1/chat/completions"})
 
 
@@ -59,21 +61,27 @@ class InputFile:
             return (LineProblem(code="too_many_requests", message=text), *self.problems[: PROBLEMS_MAX - 1])
         return tuple(self.problems)
 
-    def _problem(self, line: Line) -> tuple[str, str | None, str] | None:
+    def _problem(self, line: Line) -> Problem | None:
         if line.value is None:
             return "line_too_large", None, f"This line is larger than {self._line_bytes_max} bytes."
         try:
-            members = _object_decoder.decode(line.value)
+            return self._line_problem(line.value)
+        except RecursionError:
+            return "invalid_json_line", None, "This line is nested too deeply."
+
+    def _line_problem(self, value: bytes) -> Problem | None:
+        try:
+            members = _object_decoder.decode(value)
         except msgspec.ValidationError:
             return "invalid_request", None, "Each line must be a JSON object."
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return "invalid_json_line", None, "This line is not parseable as valid JSON."
         for name in ("custom_id", "method", "url", "body"):
             if name not in members:
                 return "missing_required_parameter", name, f"Missing required parameter: '{name}'."
         return self._member_problem(members) or self._body_problem(members["body"])
 
-    def _member_problem(self, members: dict[str, msgspec.Raw]) -> tuple[str, str | None, str] | None:
+    def _member_problem(self, members: dict[str, msgspec.Raw]) -> Problem | None:
         custom_id, method, url = (_value_decoder.decode(members[name]) for name in ("custom_id", "method", "url"))
         if not isinstance(custom_id, str):
             return _wrong_type("custom_id", "a string", custom_id)
@@ -96,7 +104,7 @@ class InputFile:
             return "invalid_url", "url", f"{text} The URL is '{url}', the endpoint is '{self._endpoint}'."
         return None
 
-    def _body_problem(self, raw: msgspec.Raw) -> tuple[str, str | None, str] | None:
+    def _body_problem(self, raw: msgspec.Raw) -> Problem | None:
         try:
             body = _body_decoder.decode(raw)
         except msgspec.MsgspecError:
@@ -116,7 +124,7 @@ class InputFile:
             )
         return self._model_problem(model)
 
-    def _model_problem(self, model: str) -> tuple[str, str | None, str] | None:
+    def _model_problem(self, model: str) -> Problem | None:
         if self.model is None and self._serves(model):
             self.model = model
         if not self._serves(model):
@@ -140,6 +148,6 @@ _TYPE_NAMES = {
 }
 
 
-def _wrong_type(param: str, expected: str, value: object) -> tuple[str, str | None, str]:
+def _wrong_type(param: str, expected: str, value: object) -> Problem:
     got = _TYPE_NAMES.get(type(value), "null")
     return "invalid_type", param, f"Invalid type for '{param}': expected {expected}, but got {got} instead."

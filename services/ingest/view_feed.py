@@ -26,9 +26,18 @@ class ViewFeed:
         self._view = view
         self._topics = topics
         self._moved = asyncio.Condition()
-        self.caught_up = False
+        self._caught_up = asyncio.Event()
         # Set whenever something changed; who waits clears it.
         self.changed = asyncio.Event()
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the view covers what was in the log when this process started."""
+        return self._caught_up.is_set()
+
+    async def wait_until_caught_up(self) -> None:
+        """Until `caught_up`."""
+        await self._caught_up.wait()
 
     async def run(self) -> None:
         """Follow the log until cancelled."""
@@ -41,7 +50,7 @@ class ViewFeed:
             ends = await self._reader.end_offsets()
             while True:
                 if not self.caught_up and all(self._reader.positions[tp] >= end for tp, end in ends.items()):
-                    self.caught_up = True
+                    self._caught_up.set()
                     self.changed.set()
                 records = await self._reader.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=POLL_RECORDS)
                 if not records:

@@ -75,8 +75,8 @@ def test_other_endpoints_answer(client: OpenAI, endpoint: str, body: dict[str, o
 
 
 def test_unusual_characters_survive_and_lines_stay_lines(client: OpenAI) -> None:
-    text = "línea\u2028dos\u0085 tres 😀 \\ \" \x7f"
-    lines = [chat_line("id ü\u2029 \"quoted\"", "first", text), chat_line("second", "first", "plain")]
+    text = 'línea\u2028dos\u0085 tres 😀 \\ " \x7f'
+    lines = [chat_line('id ü\u2029 "quoted"', "first", text), chat_line("second", "first", "plain")]
 
     batch = wait_for_end(client, submit(client, lines).id)
 
@@ -105,11 +105,14 @@ def test_refused_line_is_an_error_line_and_others_succeed(client: OpenAI) -> Non
 
 def test_batch_whose_lines_are_bad_fails_with_all_of_them(client: OpenAI) -> None:
     good = chat_line("a", "first", "x")
-    bad = [json.dumps(good), "{not json", json.dumps(good), json.dumps(good | {"custom_id": "c", "url": "/v1/embeddings"})]
+    bad = [
+        json.dumps(good),
+        "{not json",
+        json.dumps(good),
+        json.dumps(good | {"custom_id": "c", "url": "/v1/embeddings"}),
+    ]
     file = client.files.create(file=("bad.jsonl", "\n".join(bad).encode()), purpose="batch")
-    created = client.batches.create(
-        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
-    )
+    created = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
 
     batch = wait_for_end(client, created.id)
 

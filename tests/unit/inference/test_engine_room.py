@@ -1,0 +1,148 @@
+"""Jobs in, lines out: retries, cancels, deadlines and a dead engine."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+
+from services.inference import engine_room
+from services.inference.engine import Answer, EngineDead, EngineRequest, EngineResult, Retry
+from services.inference.engine_room import Done, EngineRoom, Job
+from shared.messages import RequestHeaders
+from shared.settings import TelemetrySettings
+from shared.telemetry import Telemetry
+from tests.fakes import ScriptedEngine
+
+OK = Answer(200, b"{}")
+
+
+def job(number: int = 0, batch_id: str = "b", deadline_s: float | None = None) -> Job:
+    deadline = int(deadline_s if deadline_s is not None else time.time() + 3600)
+    headers = RequestHeaders(batch_id=batch_id, line=number, total=100, deadline_s=deadline)
+    return Job(TopicPartition("t", 0), number, headers, f"c{number}", "/v1/completions", b"{}", f"r{number}")
+
+
+class Room:
+    """An engine room with one consumer of its results."""
+
+    def __init__(self, respond: Callable[[EngineRequest], EngineResult]) -> None:
+        self.engine = ScriptedEngine(respond)
+        self.room = EngineRoom(self.engine, "m", Telemetry("test", TelemetrySettings()), transient_tries=3)
+        self.woken = asyncio.Event()
+        self.room.connect(self.woken.set)
+
+    async def results(self, number: int) -> list[Done]:
+        found: list[Done] = []
+        async with asyncio.timeout(5):
+            while len(found) < number:
+                await self.woken.wait()
+                self.woken.clear()
+                found += self.room.take()
+        return found
+
+
+def error_of(done: Done) -> Any:
+    return json.loads(done.completion.value)["error"]
+
+
+@pytest.fixture(autouse=True)
+def _fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_room, "RETRY_BASE_S", 0.001)
+
+
+async def test_every_job_ends_once_and_wakes_the_consumer() -> None:
+    subject = Room(lambda _: OK)
+
+    subject.room.submit([job(n) for n in range(50)])
+
+    found = await subject.results(50)
+    assert sorted(done.job.offset for done in found) == list(range(50))
+    assert all(done.completion.succeeded for done in found)
+
+
+async def test_busy_engine_is_asked_again_then_its_last_answer_is_taken() -> None:
+    subject = Room(lambda _: Retry("busy", Answer(503, b"{}")))
+
+    subject.room.submit([job()])
+
+    (done,) = await subject.results(1)
+    assert json.loads(done.completion.value)["response"]["status_code"] == 503
+    assert len(subject.engine.requests) == 3
+
+
+async def test_outage_burns_no_record() -> None:
+    answers = iter([Retry("away")] * 10)
+    subject = Room(lambda _: next(answers, OK))
+
+    subject.room.submit([job()])
+
+    (done,) = await subject.results(1)
+    assert done.completion.succeeded
+    assert len(subject.engine.requests) == 11
+
+
+async def test_cancelled_batch_is_not_run_and_running_lines_are_given_up() -> None:
+    subject = Room(lambda _: Retry("aborted"))
+    subject.engine.gate.clear()
+    subject.room.submit([job(1), job(2, "other")])
+    await asyncio.sleep(0.01)
+
+    subject.room.cancel_batch("b")
+    subject.room.submit([job(3)])
+
+    found = await subject.results(2)
+    assert {done.job.offset for done in found} == {1, 3}
+    assert all(error_of(done)["code"] == "batch_cancelled" for done in found)
+    assert subject.engine.cancelled == ["r1"]
+    subject.room.abandon()
+    await asyncio.sleep(0.01)
+
+
+async def test_line_long_past_its_deadline_says_so_and_one_just_past_it_still_runs() -> None:
+    subject = Room(lambda _: OK)
+
+    subject.room.submit([job(1, deadline_s=time.time() - 600), job(2, deadline_s=time.time() - 5)])
+
+    found = {done.job.offset: done for done in await subject.results(2)}
+    assert error_of(found[1])["code"] == "batch_expired"
+    assert found[2].completion.succeeded
+
+
+async def test_dead_engine_publishes_nothing() -> None:
+    subject = Room(lambda _: EngineDead("core gone"))
+
+    subject.room.submit([job()])
+
+    async with asyncio.timeout(5):
+        await subject.room.dead.wait()
+    assert subject.room.failure == "core gone"
+    assert subject.room.take() == []
+
+
+async def test_fault_of_our_own_stops_the_worker_instead_of_losing_the_line() -> None:
+    def explode(_: EngineRequest) -> EngineResult:
+        raise LookupError("bug")
+
+    subject = Room(explode)
+    subject.room.submit([job()])
+
+    async with asyncio.timeout(5):
+        await subject.room.dead.wait()
+    assert "bug" in (subject.room.failure or "")
+
+
+async def test_abandoned_lines_are_not_published() -> None:
+    subject = Room(lambda _: OK)
+    subject.engine.gate.clear()
+    subject.room.submit([job()])
+    await asyncio.sleep(0.01)
+
+    subject.room.abandon()
+    await asyncio.sleep(0.01)
+    subject.engine.gate.set()
+
+    assert subject.room.take() == []

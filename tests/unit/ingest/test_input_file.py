@@ -1,0 +1,103 @@
+"""Which input lines are refused, with which code: one row per rule of the contract."""
+
+import json
+from typing import Any
+
+import pytest
+
+from services.ingest.input_file import InputFile
+from shared.jsonl import Line, LineReader
+from shared.messages import LineProblem
+
+CHAT = "/v1/chat/completions"
+
+
+def line(**changes: Any) -> dict[str, Any]:
+    base = {"custom_id": "a", "method": "POST", "url": CHAT, "body": {"model": "m", "messages": []}}
+    return {key: value for key, value in (base | changes).items() if value is not ...}
+
+
+def problems(*lines: dict[str, Any] | bytes, endpoint: str = CHAT, lines_max: int = 100) -> tuple[LineProblem, ...]:
+    checked = InputFile(endpoint=endpoint, serves={"m", "n"}.__contains__, lines_max=lines_max, line_bytes_max=1000)
+    raw = [item if isinstance(item, bytes) else json.dumps(item).encode() for item in lines]
+    reader = LineReader(1000)
+    for found in [*reader.feed(b"\n".join(raw)), *reader.finish()]:
+        checked.check(found)
+    return checked.finish()
+
+
+def test_good_lines_have_no_problems() -> None:
+    assert problems(line(), line(custom_id="b")) == ()
+    assert problems(line(url="/v1/embeddings", body={"model": "m", "input": 1}), endpoint="/v1/embeddings") == ()
+
+
+@pytest.mark.parametrize(
+    ("bad", "code", "param"),
+    [
+        (b"{not json", "invalid_json_line", None),
+        (b'{"custom_id": "a\x00"}', "invalid_json_line", None),
+        (b"\xff\xfe", "invalid_json_line", None),
+        (
+            b'{"custom_id":"x","method":"POST","url":"' + CHAT.encode() + b'","body":{"model":' + b"[" * 800,
+            "invalid_json_line",
+            None,
+        ),
+        (b"[1]", "invalid_request", None),
+        (b'"text"', "invalid_request", None),
+        (b'{"a": "' + b"x" * 2000 + b'"}', "line_too_large", None),
+        (line(custom_id=...), "missing_required_parameter", "custom_id"),
+        (line(method=...), "missing_required_parameter", "method"),
+        (line(url=...), "missing_required_parameter", "url"),
+        (line(body=...), "missing_required_parameter", "body"),
+        (line(custom_id=7), "invalid_type", "custom_id"),
+        (line(custom_id="x" * 513), "string_above_max_length", "custom_id"),
+        (line(method="GET"), "invalid_value", "method"),
+        (line(url=1), "invalid_type", "url"),
+        (line(url="/v1/embeddings"), "invalid_url", "url"),
+        (line(body=[]), "invalid_type", "body"),
+        (line(body={"messages": []}), "invalid_request", "body.model"),
+        (line(body={"model": "", "messages": []}), "invalid_request", "body.model"),
+        (line(body={"model": 1, "messages": []}), "invalid_type", "body.model"),
+        (line(body={"model": "m"}), "invalid_request", "body.messages"),
+        (line(body={"model": "m", "messages": [], "stream": True}), "streaming_unsupported", "body.stream"),
+        (line(body={"model": "other", "messages": []}), "model_not_found", "body.model"),
+    ],
+)
+def test_bad_line_is_named_with_its_number(bad: dict[str, Any] | bytes, code: str, param: str | None) -> None:
+    (problem,) = problems(line(custom_id="first"), bad)
+
+    assert (problem.line, problem.code, problem.param) == (2, code, param)
+
+
+def test_duplicate_and_mismatch_are_found_across_lines() -> None:
+    found = problems(line(), line(), line(custom_id="c", body={"model": "n", "messages": []}))
+
+    assert [(p.line, p.code) for p in found] == [(2, "duplicate_custom_id"), (3, "mismatched_model")]
+
+
+def test_blank_line_in_the_middle_is_a_bad_line() -> None:
+    assert [(p.line, p.code) for p in problems(line(), b"", line(custom_id="b"))] == [(2, "invalid_json_line")]
+
+
+def test_only_the_first_hundred_problems_are_listed_in_line_order() -> None:
+    found = problems(*[b"x"] * 150, lines_max=1000)
+
+    assert [p.line for p in found] == list(range(1, 101))
+
+
+def test_empty_and_oversize_files_are_refused_as_a_whole() -> None:
+    assert [p.code for p in problems(b"", b"  ")] == ["empty_file"]
+    assert [p.code for p in problems(line(), line(custom_id="b"), lines_max=1)] == ["too_many_requests"]
+
+
+def test_numbers_beyond_64_bits_and_repeated_keys_in_the_body_pass() -> None:
+    raw = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[],"n":%d}}'
+
+    assert problems(raw % 10**30) == ()
+
+
+def test_line_over_the_limit_says_the_limit() -> None:
+    checked = InputFile(endpoint=CHAT, serves=lambda _: True, lines_max=1, line_bytes_max=77)
+    checked.check(Line(0, None, 500))
+
+    assert "77" in checked.finish()[0].message
