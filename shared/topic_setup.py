@@ -1,16 +1,19 @@
 """Do the topics exist as `topics.py` says? SHELL: checked at every start, created only when allowed."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from shared.errors import SetupError
+from shared.errors import SetupError, UnavailableError
 from shared.kafka import KAFKA_ERRORS, common_options, start_client, stop_client
 from shared.settings import KafkaSettings
 from shared.topics import Topic
 
+VISIBLE_POLL_S = 0.1
 _CREATE_HINT = "create it, or set HEADRACE_KAFKA__CREATE_TOPICS=true"
 
 
@@ -27,17 +30,21 @@ async def prepare_topics(settings: KafkaSettings, topics: Sequence[Topic]) -> st
     )
     await start_client(admin, settings)
     try:
-        # All names are listed, because asking for one by name may make a broker create it.
-        present = set(await admin.list_topics())
-        missing = [topic for topic in topics if topic.name not in present]
+        missing = await _missing(admin, topics)
         if missing and not settings.create_topics:
             raise SetupError(f"topic {missing[0].name} does not exist: {_CREATE_HINT}")
         await _create(admin, settings, missing)
-        await _check_layout(admin, [topic for topic in topics if topic.name in present])
+        await _check_layout(admin, topics)
         cluster = await admin.describe_cluster()
         return settings.log_id or str(cluster["cluster_id"])
     finally:
         await stop_client(admin)
+
+
+async def _missing(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) -> list[Topic]:
+    # All names are listed, because asking for one by name may make a broker create it.
+    present = set(await admin.list_topics())
+    return [topic for topic in topics if topic.name not in present]
 
 
 async def _create(admin: AIOKafkaAdminClient, settings: KafkaSettings, topics: Sequence[Topic]) -> None:
@@ -50,6 +57,11 @@ async def _create(admin: AIOKafkaAdminClient, settings: KafkaSettings, topics: S
     for name, code, *_ in response.topic_errors:
         if code not in (0, TopicAlreadyExistsError.errno):
             raise SetupError(f"topic {name} cannot be created: {for_code(code).__name__}")
+    deadline = time.monotonic() + settings.request_timeout_s
+    while missing := await _missing(admin, topics):
+        if time.monotonic() > deadline:
+            raise UnavailableError(f"topic {missing[0].name} was created but does not show up")
+        await asyncio.sleep(VISIBLE_POLL_S)
 
 
 async def _check_layout(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) -> None:

@@ -21,7 +21,8 @@ from cli.up import assets_folder, cache_folder
 
 START_TIMEOUT_S = 60.0
 ACCESS_KEY, SECRET_KEY = "headrace-test", "headrace-test-secret"
-MINIO_VERSION, VERSITY_VERSION, JAEGER_VERSION = "0.0.0-20260212201848", "1.8.0", "1.76.0"
+_ROOT = Path(__file__).parent.parent
+VERSIONS = dict(line.split("=") for line in (_ROOT / "deploy/local/versions.env").read_text().split())
 _IMAGES = {
     "kafka": "confluentinc/cp-kafka:8.1.0",
     "minio": "pgsty/minio:latest",
@@ -95,7 +96,7 @@ def start_minio() -> Server:
     env = {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY}
     if docker_answers():
         return _start_container("minio", env, 9000, "server /data")
-    binary = cache_folder() / f"minio-{MINIO_VERSION}" / "minio"
+    binary = cache_folder() / f"minio-{VERSIONS['MINIO_VERSION']}" / "minio"
     if not binary.is_file():
         raise NotAvailableError("no Docker engine and no minio binary in the cache (make tools)")
     folder, port = Path(tempfile.mkdtemp(prefix="headrace-minio-")), free_port()
@@ -112,12 +113,12 @@ def start_versity() -> Server:
     env = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
     if docker_answers():
         return _start_container("versity", env, 7070, "posix /tmp")
-    binary = cache_folder() / f"versitygw-{VERSITY_VERSION}" / "versitygw"
+    binary = cache_folder() / f"versitygw-{VERSIONS['VERSITYGW_VERSION']}" / "versitygw"
     if not binary.is_file():
         raise NotAvailableError("no Docker engine and no versitygw binary in the cache (make tools)")
     folder, port = Path(tempfile.mkdtemp(prefix="headrace-versity-")), free_port()
     (folder / "data").mkdir()
-    command = [str(binary), "--port", f"127.0.0.1:{port}", "--quiet", "posix", "--nometa", str(folder / "data")]
+    command = [str(binary), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(folder / "data")]
     process = _spawn(command, folder / "log", env)
     _wait(lambda: _connects("127.0.0.1", port), "versitygw", process, folder / "log")
     return Server("process", f"http://127.0.0.1:{port}", stop=_ender(process, folder))
@@ -137,7 +138,7 @@ def start_jaeger() -> Server:
         _wait(lambda: _answers(f"{query}/api/v3/services"), "jaeger", None, None)
         otlp = f"http://{host}:{container.get_exposed_port(4318)}"
         return Server("docker", otlp, {"query": query}, container.stop)
-    binary = cache_folder() / f"jaeger-{JAEGER_VERSION}" / "jaeger"
+    binary = cache_folder() / f"jaeger-{VERSIONS['JAEGER_VERSION']}" / "jaeger"
     if not binary.is_file():
         raise NotAvailableError("no Docker engine and no jaeger binary in the cache (make tools)")
     return _start_jaeger_process(binary)

@@ -1,0 +1,94 @@
+"""A batch against the real Jaeger: a line's trace has spans of all three services, the batch's trace is another."""
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.stack import Stack, chat_lines, submit, wait_for_end
+from tests.providers import Server
+
+SERVICES = {"headrace-ingest", "headrace-inference", "headrace-collector"}
+FIND_TIMEOUT_S = 45.0
+
+
+def get(jaeger: Server, path: str, **query: str) -> Any:
+    url = f"{jaeger.extra['query']}{path}?{urllib.parse.urlencode(query)}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.loads(answer.read())
+
+
+def spans_of(jaeger: Server, **query: str) -> list[dict[str, Any]]:
+    """Flat spans, each with its service; empty while nothing was found."""
+    try:
+        found = get(jaeger, "/api/v3/traces", **query)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return []
+        raise AssertionError(f"jaeger answers {error.code}: {error.read()!r}") from error
+    spans = []
+    for resource in found.get("result", {}).get("resourceSpans", []):
+        attributes = {a["key"]: a["value"].get("stringValue") for a in resource["resource"]["attributes"]}
+        for scope in resource["scopeSpans"]:
+            spans += [span | {"service": attributes["service.name"]} for span in scope["spans"]]
+    return spans
+
+
+def attributes_of(span: dict[str, Any]) -> dict[str, Any]:
+    return {a["key"]: next(iter(a["value"].values())) for a in span.get("attributes", [])}
+
+
+def window() -> dict[str, str]:
+    now = time.time()
+    form = "%Y-%m-%dT%H:%M:%SZ"
+    return {
+        "query.start_time_min": time.strftime(form, time.gmtime(now - 600)),
+        "query.start_time_max": time.strftime(form, time.gmtime(now + 60)),
+        "query.num_traces": "200",
+    }
+
+
+def test_line_trace_joins_the_three_services(
+    jaeger: Server, kafka: Server, data_dir: Path, topic_prefix: str
+) -> None:
+    env = {"HEADRACE_KAFKA__TOPIC_PREFIX": topic_prefix, "HEADRACE_TELEMETRY__SAMPLE_RATIO": "1"}
+    address = "memory" if kafka.provider == "memory" else kafka.address
+    arguments = ["--engine", "echo", "--kafka", address, "--otlp", jaeger.address]
+    with Stack(data_dir, arguments, env) as stack:
+        client = stack.client()
+        batch = wait_for_end(client, submit(client, chat_lines(3, "echo")).id)
+        assert batch.status == "completed"
+
+    by_trace: dict[str, list[dict[str, Any]]] = {}
+    deadline = time.monotonic() + FIND_TIMEOUT_S
+    complete: list[list[dict[str, Any]]] = []
+    while len(complete) < 3 and time.monotonic() < deadline:
+        by_trace.clear()
+        for service in SERVICES:
+            for span in spans_of(jaeger, **{"query.service_name": service}, **window()):
+                by_trace.setdefault(span["traceId"], []).append(span)
+        complete = [
+            spans
+            for spans in by_trace.values()
+            if {s["service"] for s in spans} == SERVICES and all("headrace.line" in attributes_of(s) for s in spans)
+        ]
+        time.sleep(0.5)
+    assert len(complete) == 3, {k: [(s["service"], s["name"]) for s in v] for k, v in by_trace.items()}
+
+    requests, completions = f"{topic_prefix}requests.echo.batch", f"{topic_prefix}completions"
+    for spans in complete:
+        unique = {s["spanId"]: s for s in spans}
+        by_name = {s["name"]: s for s in unique.values()}
+        assert {f"create {requests}", f"process {requests}", "chat echo", f"process {completions}"} <= set(by_name)
+        root = by_name[f"create {requests}"]
+        assert not root.get("parentSpanId")
+        assert by_name[f"process {requests}"]["parentSpanId"] == root["spanId"]
+        assert by_name["chat echo"]["parentSpanId"] == by_name[f"process {requests}"]["spanId"]
+        assert by_name[f"process {completions}"]["parentSpanId"] == by_name[f"process {requests}"]["spanId"]
+        assert all(attributes_of(s)["headrace.batch.id"] == batch.id for s in unique.values())
+        (link,) = root["links"]
+        control = {s["name"] for s in by_trace[link["traceId"]]}
+        assert {"create batch", "validate batch", "finalise batch"} <= control
