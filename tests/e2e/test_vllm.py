@@ -1,0 +1,181 @@
+"""The real engine: vLLM inside the workers, and vLLM's own HTTP server behind the `openai` engine.
+
+One chat model (tiny, random weights, made locally) and one embedding model with its real weights.
+"""
+
+import json
+import math
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from cli.local_kafka import free_port
+from cli.up import cache_folder, inference_python
+from shared.errors import SetupError
+from tests.conftest import skip_unexercised
+from tests.e2e.stack import Stack, assert_each_line_once, chat_lines, result_lines, submit, wait_for_end
+from tests.providers import Server
+
+SERVER_START_TIMEOUT_S = 300.0
+CHAT, EMBEDDING = "tiny-chat", "all-MiniLM-L6-v2"
+GREEDY = {"max_tokens": 8, "temperature": 0}
+
+
+def model_folder(name: str) -> Path:
+    folder = cache_folder() / "models" / name
+    if not (folder / "config.json").is_file():
+        skip_unexercised("vLLM", f"no {name} in the cache (make setup ENGINE=vllm)")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def python() -> str:
+    try:
+        return inference_python()
+    except SetupError as error:
+        skip_unexercised("vLLM", str(error))
+        raise
+
+
+@pytest.fixture(scope="module")
+def embedded(kafka: Server, python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+    """A stack whose two workers hold a vLLM each."""
+    assert python
+    address = "memory" if kafka.provider == "memory" else kafka.address
+    arguments = ["--engine", "vllm", "--kafka", address, "--vllm-arg=--dtype=float32", "--vllm-arg=--max-num-seqs=32"]
+    arguments += ["--model", f"{CHAT}={model_folder(CHAT)}", "--model", f"{EMBEDDING}={model_folder(EMBEDDING)}"]
+    env = {"HEADRACE_KAFKA__TOPIC_PREFIX": "vllm."}
+    with Stack(tmp_path_factory.mktemp("vllm"), arguments, env) as stack:
+        yield stack.client()
+
+
+def lines_of(url: str, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"custom_id": f"l{n}", "method": "POST", "url": url, "body": body} for n, body in enumerate(bodies)]
+
+
+def run(client: OpenAI, url: str, bodies: list[dict[str, Any]]) -> tuple[Any, list[Any], list[Any]]:
+    lines = lines_of(url, bodies)
+    batch = wait_for_end(client, submit(client, lines, url).id, timeout_s=240)
+    assert_each_line_once(client, batch, lines)
+    return batch, result_lines(client, batch.output_file_id), result_lines(client, batch.error_file_id)
+
+
+def test_chat_and_completions_have_vllms_bodies(embedded: OpenAI) -> None:
+    lines = [line | {"body": line["body"] | GREEDY} for line in chat_lines(200, CHAT)]
+    batch = wait_for_end(embedded, submit(embedded, lines).id, timeout_s=240)
+
+    assert batch.status == "completed"
+    assert_each_line_once(embedded, batch, lines)
+    body = result_lines(embedded, batch.output_file_id)[0]["response"]["body"]
+    assert body["object"] == "chat.completion"
+    assert body["model"] == CHAT
+    assert body["usage"]["completion_tokens"] == 8
+    assert batch.usage.output_tokens == 200 * 8
+
+    _, (entry,), _ = run(embedded, "/v1/completions", [{"model": CHAT, "prompt": "once upon a time"} | GREEDY])
+    assert entry["response"]["body"]["object"] == "text_completion"
+    _, (entry,), _ = run(embedded, "/v1/responses", [{"model": CHAT, "input": "hello there", "max_output_tokens": 4}])
+    assert entry["response"]["body"]["object"] == "response"
+
+
+def test_refusals_of_vllm_are_error_lines(embedded: OpenAI) -> None:
+    good = {"model": CHAT, "messages": [{"role": "user", "content": "hello there"}]} | GREEDY
+    bad = [
+        {"model": CHAT, "messages": [{"content": "no role"}]},
+        good | {"temperature": -1},
+        good | {"max_tokens": 0},
+        good | {"messages": [{"role": "user", "content": "word " * 20_000}]},
+    ]
+
+    batch, output, errors = run(embedded, "/v1/chat/completions", [good, *bad, good])
+
+    assert batch.status == "completed"
+    assert [entry["custom_id"] for entry in output] == ["l0", "l5"]
+    assert [entry["response"]["status_code"] for entry in errors] == [400] * 4
+    assert all(entry["response"]["body"]["error"]["message"] for entry in errors)
+
+
+def test_endpoint_that_the_model_does_not_offer_is_an_error_line(embedded: OpenAI) -> None:
+    _, output, errors = run(embedded, "/v1/embeddings", [{"model": CHAT, "input": "x"}])
+
+    assert output == []
+    assert errors[0]["response"]["status_code"] == 404
+    assert "does not support /v1/embeddings" in errors[0]["response"]["body"]["error"]["message"]
+
+
+def test_embeddings_mean_something(embedded: OpenAI) -> None:
+    texts = ["a cat sleeps on the sofa", "a kitten naps on the couch", "the broker keeps a replicated log"]
+
+    batch, output, _ = run(embedded, "/v1/embeddings", [{"model": EMBEDDING, "input": text} for text in texts])
+
+    cat, kitten, broker = (entry["response"]["body"]["data"][0]["embedding"] for entry in output)
+    assert len(cat) == 384
+    assert batch.usage.input_tokens > 0
+    assert cosine(cat, kitten) > cosine(cat, broker) + 0.3
+
+
+def cosine(one: list[float], other: list[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True)) / (math.hypot(*one) * math.hypot(*other))
+
+
+@pytest.fixture(scope="module")
+def vllm_server(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """vLLM's own HTTP server with the chat model; its base URL."""
+    port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
+    command = [python, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(model_folder(CHAT))]
+    command += ["--served-model-name", CHAT, "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
+    command += ["--dtype", "float32", "--max-num-seqs", "32", "--distributed-executor-backend", "uni"]
+    env = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
+    try:
+        deadline = time.monotonic() + SERVER_START_TIMEOUT_S
+        while not _is_healthy(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def test_openai_engine_in_front_of_vllms_server_answers_as_the_embedded_one(
+    embedded: OpenAI, vllm_server: str, kafka: Server, data_dir: Path, topic_prefix: str
+) -> None:
+    bodies = [
+        {"model": CHAT, "messages": [{"role": "user", "content": f"question {n} of the day"}]} | GREEDY
+        for n in range(40)
+    ]
+    bodies.append({"model": CHAT, "messages": [{"role": "user", "content": "x y z"}], "temperature": -1})
+    address = "memory" if kafka.provider == "memory" else kafka.address
+    arguments = ["--engine", f"openai:{vllm_server}", "--model", CHAT, "--kafka", address]
+
+    with Stack(data_dir, arguments, {"HEADRACE_KAFKA__TOPIC_PREFIX": topic_prefix}) as stack:
+        _, remote, remote_errors = run(stack.client(), "/v1/chat/completions", bodies)
+    _, local, local_errors = run(embedded, "/v1/chat/completions", bodies)
+
+    assert [answer_of(entry) for entry in remote] == [answer_of(entry) for entry in local]
+    assert [e["response"]["status_code"] for e in remote_errors + local_errors] == [400, 400]
+    assert set(remote[0]["response"]["body"]) == set(local[0]["response"]["body"])
+
+
+def answer_of(entry: dict[str, Any]) -> str:
+    body = entry["response"]["body"]
+    return json.dumps([body["choices"], body["usage"]], sort_keys=True)
