@@ -1,4 +1,4 @@
-"""Writes a tiny chat model with random weights, for machines without a model hub: the pipeline is real, its words are noise.
+"""Writes a tiny chat model with random weights, for machines without a model hub: its words are noise.
 
 Usage: make_tiny_model.py FOLDER
 """

@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.responses import JSONResponse
 
-from services.ingest.api.errors import install_error_handlers
+from services.ingest.api.error_handlers import install_error_handlers
 from services.ingest.api.headers import OpenAIHeaders
 
 HEALTH_PATHS = ("/healthz", "/readyz")

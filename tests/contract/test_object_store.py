@@ -137,7 +137,7 @@ async def test_probe_accepts_and_leaves_nothing(store: ObjectStore) -> None:
 async def test_probe_refuses_a_store_that_overwrites() -> None:
     class Overwriting(MemoryObjectStore):
         async def create(self, key: str, data: object) -> None:
-            self.objects[key] = b""
+            self.objects[key] = bytes(str(data), "ascii")
 
     with pytest.raises(SetupError, match="If-None-Match"):
         await probe(Overwriting(), "probe/x")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 from openai import OpenAI
 
 from shared.settings import KafkaSettings
@@ -206,24 +207,21 @@ def test_models_are_listed(client: OpenAI) -> None:
 
 
 def test_one_record_per_line_with_the_original_bytes(stack: Stack, client: OpenAI) -> None:
-    confluent = pytest.importorskip("confluent_kafka")
     raw = [json.dumps(line).encode().replace(b'", "', b'",   "') for line in chat_lines(50, "first")]
     file = client.files.create(file=("in.jsonl", b"\r\n".join(raw) + b"\r\n"), purpose="batch")
     batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
     wait_for_end(client, batch.id)
     topics = Topics(KafkaSettings(topic_prefix=PREFIX))
 
-    requests = read_topic(confluent, stack, topics.requests("first").name, batch.id)
-    completions = read_topic(confluent, stack, topics.completions.name, batch.id)
+    requests = read_topic(stack, topics.requests("first").name, batch.id)
+    completions = read_topic(stack, topics.completions.name, batch.id)
 
     assert sorted(requests) == sorted(raw)
     assert len(completions) == 50
 
 
-def read_topic(confluent: object, stack: Stack, topic: str, batch_id: str) -> list[bytes]:
+def read_topic(stack: Stack, topic: str, batch_id: str) -> list[bytes]:
     """All values of one batch on a topic, with another Kafka client."""
-    from confluent_kafka import Consumer, TopicPartition
-
     options = {"bootstrap.servers": stack.stack_file()["kafka"], "group.id": f"count-{time.time()}"}
     consumer = Consumer(options | {"auto.offset.reset": "earliest", "enable.partition.eof": True})
     partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions

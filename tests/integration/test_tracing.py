@@ -51,9 +51,7 @@ def window() -> dict[str, str]:
     }
 
 
-def test_line_trace_joins_the_three_services(
-    jaeger: Server, kafka: Server, data_dir: Path, topic_prefix: str
-) -> None:
+def test_line_trace_joins_the_three_services(jaeger: Server, kafka: Server, data_dir: Path, topic_prefix: str) -> None:
     env = {"HEADRACE_KAFKA__TOPIC_PREFIX": topic_prefix, "HEADRACE_TELEMETRY__SAMPLE_RATIO": "1"}
     address = "memory" if kafka.provider == "memory" else kafka.address
     arguments = ["--engine", "echo", "--kafka", address, "--otlp", jaeger.address]

@@ -91,7 +91,8 @@ def test_limits_orders_and_pages() -> None:
 
 
 def test_final_conflict_is_not_to_be_retried() -> None:
-    assert ApiError(409, "no").response().headers["x-should-retry"] == "false"
+    assert ApiError(409, "no").headers() == {"x-should-retry": "false"}
+    assert ApiError(400, "no").headers() == {}
 
 
 def test_ready_only_when_every_model_has_a_live_worker() -> None:

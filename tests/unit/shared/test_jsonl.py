@@ -1,5 +1,7 @@
 """Lines of a JSONL stream, whatever the chunks are."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,7 +52,7 @@ def test_line_over_the_limit_is_numbered_and_not_kept() -> None:
 def test_chunks_do_not_matter(lines: list[bytes], endings: list[bytes], cuts: list[int]) -> None:
     content = b"".join(line + endings[n % len(endings)] for n, line in enumerate(lines))
     bounds = sorted({min(cut, len(content)) for cut in cuts} | {0, len(content)})
-    chunks = [content[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    chunks = [content[a:b] for a, b in itertools.pairwise(bounds)]
 
     found = read(chunks)
 

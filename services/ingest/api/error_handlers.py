@@ -1,0 +1,54 @@
+"""How is an error shaped on the wire? OpenAI's envelope with four keys, on every error, the framework's included."""
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from services.ingest.api.errors import ApiError
+from shared.errors import UnavailableError
+
+log = structlog.get_logger(__name__)
+
+
+def _answer(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.envelope(), status_code=error.status, headers=error.headers())
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Route every kind of failure through the envelope."""
+
+    async def api_error(_: Request, error: Any) -> JSONResponse:
+        return _answer(error)
+
+    async def http_error(request: Request, error: Any) -> JSONResponse:
+        texts = {404: f"Invalid URL ({request.method} {request.url.path})", 405: "Method not allowed."}
+        answer = ApiError(error.status_code, texts.get(error.status_code, str(error.detail)))
+        response = _answer(answer)
+        response.headers.update(error.headers or {})
+        return response
+
+    async def invalid(_: Request, error: Any) -> JSONResponse:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"][1:]) or None
+        return _answer(ApiError(400, f"{first['msg']}: '{param}'.", param=param))
+
+    async def unavailable(_: Request, error: Any) -> JSONResponse:
+        log.warning("dependency unavailable", reason=str(error))
+        response = _answer(ApiError(503, f"{error}. Try again.", kind="server_error"))
+        response.headers["retry-after"] = "1"
+        return response
+
+    async def crash(request: Request, error: Any) -> JSONResponse:
+        log.error("request failed", path=request.url.path, exc_info=error)
+        text = "The server had an error while processing your request."
+        return _answer(ApiError(500, text, kind="server_error"))
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(UnavailableError, unavailable)
+    app.add_exception_handler(Exception, crash)
