@@ -233,7 +233,7 @@ def read_topic(stack: Stack, topic: str, batch_id: str) -> list[bytes]:
         if message.error():
             at_end += 1
         elif dict(message.headers() or [])["batch"] == batch_id.encode():
-            values.append(message.value())
+            values.append(message.value() or b"")
     consumer.close()
     return values
 

@@ -87,8 +87,8 @@ def test_chat_and_completions_have_vllms_bodies(embedded: OpenAI) -> None:
 
 
 def test_refusals_of_vllm_are_error_lines(embedded: OpenAI) -> None:
-    good = {"model": CHAT, "messages": [{"role": "user", "content": "hello there"}]} | GREEDY
-    bad = [
+    good: dict[str, Any] = {"model": CHAT, "messages": [{"role": "user", "content": "hello there"}]} | GREEDY
+    bad: list[dict[str, Any]] = [
         {"model": CHAT, "messages": [{"content": "no role"}]},
         good | {"temperature": -1},
         good | {"max_tokens": 0},

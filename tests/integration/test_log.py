@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from shared.errors import SetupError, UnavailableError
 from shared.kafka import OutgoingRecord, Publisher, make_producer, start_client, stop_client
-from shared.log_reader import LogReader, LogTruncated
+from shared.log_reader import LogReader, LogTruncated, Record
 from shared.settings import KafkaSettings
 from shared.topic_setup import prepare_topics
 from shared.topics import Topics
@@ -82,7 +82,7 @@ async def test_reader_returns_records_in_order_and_resumes(settings: KafkaSettin
 
     reader = LogReader(settings)
     await reader.open(start)
-    found = []
+    found: list[Record] = []
     while len(found) < 75:
         found += await reader.poll(timeout_ms=500, max_records=20)
 

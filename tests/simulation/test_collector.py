@@ -10,6 +10,7 @@ import random
 from typing import Any, BinaryIO
 
 import pytest
+from aiokafka import TopicPartition
 
 from services.collector.collector import PartitionCollector
 from services.collector.finalizer import Finalizer
@@ -19,7 +20,6 @@ from shared import identifiers
 from shared.errors import UnavailableError
 from shared.kafka import OutgoingRecord
 from shared.lifecycle import Stop, StopReason
-from shared.log_reader import TopicPartition
 from shared.messages import (
     BatchClosed,
     BatchCreated,
@@ -214,10 +214,10 @@ def assert_invariants(world: World) -> None:
         if len(lines) == world.sizes[batch]:
             ends[batch] = "completed"
     closed: dict[str, set[BatchClosed]] = {}
-    for record in world.published:
-        key = (record.key or b"").decode()
+    for told in world.published:
+        key = (told.key or b"").decode()
         if key.endswith("/closed"):
-            facet = decode_facet(record.value or b"")
+            facet = decode_facet(told.value or b"")
             assert isinstance(facet, BatchClosed)
             closed.setdefault(key.removesuffix("/closed"), set()).add(facet)
     for batch, size in world.sizes.items():

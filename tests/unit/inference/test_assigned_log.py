@@ -43,7 +43,7 @@ def consumer() -> FakeConsumer:
 @pytest.fixture
 async def log(consumer: FakeConsumer) -> AssignedLog:
     assigned = AssignedLog(KafkaSettings(), "t", None)
-    assigned._consumer = consumer  # type: ignore[assignment]
+    assigned._consumer = consumer
     await assigned.on_partitions_assigned([TP])
     return assigned
 
