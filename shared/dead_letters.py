@@ -2,7 +2,11 @@
 
 from shared.kafka import OutgoingRecord
 from shared.log_reader import Record
-from shared.topics import Topics
+from shared.topics import RECORD_BYTES_MAX, Topics
+
+# Room for the original headers and ours; what is longer is cut, and says so.
+VALUE_BYTES_MAX = RECORD_BYTES_MAX - 256 * 1024
+REASON_BYTES_MAX = 1024
 
 
 def dead_letter(topics: Topics, record: Record, reason: str) -> OutgoingRecord:
@@ -11,6 +15,10 @@ def dead_letter(topics: Topics, record: Record, reason: str) -> OutgoingRecord:
         ("dlq.topic", record.topic.encode()),
         ("dlq.partition", b"%d" % record.partition),
         ("dlq.offset", b"%d" % record.offset),
-        ("dlq.reason", reason.encode()),
+        ("dlq.reason", reason.encode()[:REASON_BYTES_MAX]),
     ]
-    return OutgoingRecord(topics.dlq.name, record.value, 0, record.key, [*(record.headers or ()), *origin])
+    value = record.value
+    if value is not None and len(value) > VALUE_BYTES_MAX:
+        value = value[:VALUE_BYTES_MAX]
+        origin.append(("dlq.truncated", b"%d" % VALUE_BYTES_MAX))
+    return OutgoingRecord(topics.dlq.name, value, 0, record.key, [*(record.headers or ()), *origin])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import quote
 
-from shared.errors import ObjectExists, ObjectNotFound, SetupError
+from shared.errors import ObjectExists, ObjectNotFound, SetupError, UnavailableError
 from shared.object_store import CHUNK_BYTES
 
 T = TypeVar("T")
@@ -46,10 +46,7 @@ class DirectoryStore:
             yield chunk
 
     async def size(self, key: str) -> int | None:
-        try:
-            return (await self._run(self._path(key).stat)).st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return await self._run(lambda: self._size(key))
 
     async def keys(self, prefix: str) -> list[str]:
         return await self._run(lambda: self._list(prefix))
@@ -61,7 +58,10 @@ class DirectoryStore:
         self._pool.shutdown(wait=True)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except OSError as error:  # disk full, too many files: it may pass
+            raise UnavailableError(f"object store {self._root}: {error}") from error
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")
@@ -98,6 +98,12 @@ class DirectoryStore:
                 return source.read(-1 if length is None else length)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise ObjectNotFound(f"no object {key}") from None
+
+    def _size(self, key: str) -> int | None:
+        try:
+            return self._path(key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def _list(self, prefix: str) -> list[str]:
         folder = self._root.joinpath(*prefix.split("/")[:-1])

@@ -111,6 +111,8 @@ class S3Store:
             except S3Error as error:
                 if error.code in _MISSING:
                     raise ObjectNotFound(f"no object {error.object_name}") from None
+                if error.response.status >= 500:
+                    raise UnavailableError(f"object store: {error.code}: {error.message}") from error
                 raise ObjectStoreError(f"{error.code}: {error.message} ({error.object_name})") from error
             except urllib3.exceptions.HTTPError as error:
                 raise UnavailableError(f"object store: {type(error).__name__}: {error}") from error

@@ -18,7 +18,7 @@ from services.collector.segment import Entry, SegmentBuilder, flush_due
 from services.collector.segment_chain import ChainTaken, SegmentChain
 from services.collector.settings import CollectorBlock
 from shared.dead_letters import dead_letter
-from shared.errors import SetupError, UnavailableError
+from shared.errors import ObjectStoreError, SetupError, UnavailableError
 from shared.kafka import KAFKA_ERRORS, OutgoingRecord, Publisher
 from shared.lifecycle import Stop
 from shared.log_reader import LogReader, Record
@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 POLL_TIMEOUT_MS = 200
 POLL_RECORDS = 2_000
 RECOVER_BACKOFF_S = 1.0
+FINALISE_BACKOFF_S = 2.0
 
 
 class PartitionCollector:
@@ -230,8 +231,7 @@ class PartitionCollector:
 
     async def _finalise_and_tell(self, closed: ClosedShard) -> None:
         batch_id = closed.shard.batch_id
-        async with self._finalize_slots:
-            result = await self._finalizer.finalize(closed)
+        result = await self._finalise_patiently(closed)
         self._published.add(batch_id)
         closed.shard.bitmap = bytearray()  # nothing asks a closed shard for its lines
         if result is None:
@@ -246,6 +246,16 @@ class PartitionCollector:
             failed=result.closed.failed,
             not_run=result.closed.not_run,
         )
+
+    async def _finalise_patiently(self, closed: ClosedShard) -> Finalized | None:
+        """Try until it works: a store or disk that is full or away must not hold up the partition."""
+        while True:
+            try:
+                async with self._finalize_slots:
+                    return await self._finalizer.finalize(closed)
+            except (ObjectStoreError, UnavailableError, OSError) as error:
+                log.warning("finalising is tried again", batch_id=closed.shard.batch_id, reason=str(error))
+            await asyncio.sleep(FINALISE_BACKOFF_S)
 
     async def _tell_closed(self, batch_id: str, result: Finalized) -> None:
         """Files first, so that a batch that looks closed can always be downloaded."""

@@ -71,6 +71,8 @@ class EngineRoom:
         self._lock = threading.Lock()
         self._woken = False
         self._cancelled: dict[str, None] = {}
+        self._cancels: set[asyncio.Task[None]] = set()
+        self._abandoned = False
         self.dead = asyncio.Event()
         self.failure: str | None = None
 
@@ -97,7 +99,7 @@ class EngineRoom:
 
     def abandon(self) -> None:
         """Give up everything that runs; its records will be delivered again. Called from the Kafka thread."""
-        self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in list(self._tasks)])
+        self._loop.call_soon_threadsafe(self._abandon)
 
     def _start(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -105,6 +107,12 @@ class EngineRoom:
             task = self._loop.create_task(self._run(job, request))
             self._tasks[task] = (job, request)
             task.add_done_callback(self._ended)
+
+    def _abandon(self) -> None:
+        # A handler that is cancelled may return an answer all the same; nothing of it is a result.
+        self._abandoned = True
+        for task in list(self._tasks):
+            task.cancel()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
@@ -118,13 +126,15 @@ class EngineRoom:
             del self._cancelled[next(iter(self._cancelled))]
         for job, request in list(self._tasks.values()):
             if job.headers.batch_id == batch_id:
-                self._loop.create_task(self._engine.cancel(request))
+                task = self._loop.create_task(self._engine.cancel(request))
+                self._cancels.add(task)
+                task.add_done_callback(self._cancels.discard)
 
     async def _run(self, job: Job, request: EngineRequest) -> None:
         completion = self._refusal(job)
         if completion is None:
             completion = await self._answer(job, request)
-        if completion is None:
+        if completion is None or self._abandoned:
             return
         self._done.append(Done(job, completion))
         with self._lock:

@@ -16,7 +16,7 @@ from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
 from services.ingest.view_feed import ViewFeed
 from shared.batch_state import BatchView
-from shared.errors import UnavailableError
+from shared.errors import HeadraceError, ObjectStoreError
 from shared.kafka import OutgoingRecord, Publisher
 from shared.lifecycle import Stop
 from shared.messages import CancelHint, CompletionHeaders, completion_headers, encode
@@ -59,6 +59,7 @@ class Dispatcher:
         self._validate_slots = asyncio.Semaphore(settings.validate_concurrency)
         self._runs: dict[str, BatchRun] = {}
         self._ended: set[str] = set()
+        self._stuck: set[str] = set()
 
     def serves(self, model: str) -> bool:
         """Whether some pool of workers serves the model, alive or just away."""
@@ -72,7 +73,7 @@ class Dispatcher:
             while not stop.requested:
                 try:
                     progressed = await self._turn(group)
-                except UnavailableError as error:
+                except HeadraceError as error:
                     log.warning("dispatcher waits", reason=str(error))
                     self._runs.clear()  # their cursors are in doubt: go on from the published ones
                     await stop.wait(FAULT_BACKOFF_S)
@@ -81,6 +82,9 @@ class Dispatcher:
                     await self._wait_for_change()
             for task in self._validating.values():
                 task.cancel()
+        # With the last cursor in the log a restart repeats nothing.
+        for run in self._runs.values():
+            await run.tell_cursor(0.0)
 
     async def _wait_for_change(self) -> None:
         try:
@@ -108,7 +112,8 @@ class Dispatcher:
                 case RecordEnd():
                     await self._record_end(view, step)
                 case Dispatch():
-                    runnable.append(view)
+                    if batch_id not in self._stuck:
+                        runnable.append(view)
                 case Wait():
                     pass
                 case _:
@@ -119,6 +124,7 @@ class Dispatcher:
         for batch_id in [b for b in self._runs if b not in mine]:
             del self._runs[batch_id]
         self._ended &= mine
+        self._stuck &= mine
 
     def _start_validation(self, view: BatchView, group: asyncio.TaskGroup) -> None:
         batch_id = view.created.id
@@ -143,8 +149,9 @@ class Dispatcher:
                 self._publisher.send(dispatch_record(self._topics.batches, created.id, facet))
             )
             await asyncio.shield(self._feed.wait_for(written))
-        except UnavailableError as error:
+        except HeadraceError as error:
             log.warning("validation is tried again", batch_id=created.id, reason=str(error))
+            await asyncio.sleep(FAULT_BACKOFF_S)
             return
         outcome = "failed" if facet.failed_at is not None else "in_progress"
         log.info("batch validated", batch_id=created.id, status=outcome, total=facet.total, problems=len(facet.errors))
@@ -165,7 +172,7 @@ class Dispatcher:
                 [OutgoingRecord(topic.name, None, partition_of(key, topic.partitions), key, headers) for key in keys]
             )
             await self._publisher.send(hint)
-        except UnavailableError:
+        except HeadraceError:
             self._ended.discard(batch_id)
             raise
         log.info("end of batch recorded", batch_id=batch_id, kind=step.kind, total=step.total)
@@ -191,7 +198,12 @@ class Dispatcher:
         limits = Limits(s.outstanding_lines_per_batch, s.outstanding_lines_per_tenant, s.dispatch_chunk_lines)
         progressed = False
         for share in shares(candidates, limits, tenant_outstanding):
-            await runs[share.batch_id].dispatch(share.num_lines)
+            try:
+                await runs[share.batch_id].dispatch(share.num_lines)
+            except ObjectStoreError as error:
+                # Its input is gone or refused: it waits for its deadline, the others go on.
+                log.error("batch cannot be dispatched", batch_id=share.batch_id, reason=str(error))
+                self._stuck.add(share.batch_id)
             progressed = True
         for run in runs.values():
             await run.tell_cursor(s.cursor_interval_s)

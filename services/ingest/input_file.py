@@ -11,6 +11,7 @@ from shared.jsonl import Line
 from shared.messages import LineProblem
 
 PROBLEMS_MAX = 100
+SHOWN_MAX = 200
 CUSTOM_ID_BYTES_MAX = 512
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value_decoder = msgspec.json.Decoder()
@@ -46,6 +47,8 @@ class InputFile:
     def check(self, line: Line) -> None:
         """Look at the next line; problems are collected in line order, the first 100 of them."""
         self.num_lines += 1
+        if self.num_lines > self._lines_max:
+            return  # refused as a whole; nothing more is remembered
         problem = self._problem(line)
         if problem is not None and len(self.problems) < PROBLEMS_MAX:
             code, param, message = problem
@@ -96,12 +99,12 @@ class InputFile:
             return "duplicate_custom_id", "custom_id", text
         self._custom_ids.add(custom_id)
         if method != "POST":
-            return "invalid_value", "method", f"Invalid value: {method!r}. Supported values are: 'POST'."
+            return "invalid_value", "method", f"Invalid value: {_shown(method)}. Supported values are: 'POST'."
         if not isinstance(url, str):
             return _wrong_type("url", "a string", url)
         if url != self._endpoint:
             text = "The URL provided for this request does not match the batch endpoint."
-            return "invalid_url", "url", f"{text} The URL is '{url}', the endpoint is '{self._endpoint}'."
+            return "invalid_url", "url", f"{text} The URL is {_shown(url)}, the endpoint is '{self._endpoint}'."
         return None
 
     def _body_problem(self, raw: msgspec.Raw) -> Problem | None:
@@ -128,14 +131,24 @@ class InputFile:
         if self.model is None and self._serves(model):
             self.model = model
         if not self._serves(model):
-            return "model_not_found", "body.model", f"The provided model '{model}' is not supported by the Batch API."
+            return (
+                "model_not_found",
+                "body.model",
+                f"The provided model {_shown(model)} is not supported by the Batch API.",
+            )
         if model != self.model:
             text = (
-                f"The model '{model}' for this request does not match the rest of the batch. "
+                f"The model {_shown(model)} for this request does not match the rest of the batch. "
                 "Each batch must contain requests for a single model."
             )
             return "mismatched_model", "body.model", text
         return None
+
+
+def _shown(value: object) -> str:
+    """A value of the user's inside a message, cut to a length that 100 messages can have."""
+    text = str(value)
+    return f"'{text[:SHOWN_MAX]}…'" if len(text) > SHOWN_MAX else f"'{text}'"
 
 
 _TYPE_NAMES = {

@@ -39,16 +39,21 @@ class ReadModel:
 
     def __init__(self, path: Path, topics: Topics, log_id: str) -> None:
         self._topics = topics
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # Losing the file costs a rebuild, so nothing here waits for the disk.
-        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + _SCHEMA)
+        self._db = _open(path)
+        self._open: dict[str, BatchView | None] = {}
         identity = f"{log_id}/{topics.batches.name}/{SCHEMA_VERSION}"
         if self._meta("log") != identity:
-            for table in ("meta", "positions", "facets", "batches", "files"):
-                self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - names above
+            self.forget()
             self._db.execute("INSERT INTO meta VALUES ('log', ?)", (identity,))
         self.workers: dict[str, WorkerHeartbeat] = {}
-        self._open = {id_: self._fold(id_) for (id_,) in self._db.execute("SELECT id FROM batches WHERE terminal = 0")}
+        for (batch_id,) in self._db.execute("SELECT id FROM batches WHERE terminal = 0").fetchall():
+            self._open[batch_id] = self._fold(batch_id)
+
+    def forget(self) -> None:
+        """Drop everything: the log is another one than the view was made from."""
+        for table in ("meta", "positions", "facets", "batches", "files"):
+            self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - names above
+        self._open.clear()
 
     def close(self) -> None:
         """Close the file."""
@@ -175,3 +180,22 @@ class ReadModel:
     def _meta(self, key: str) -> str | None:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The database; a file that is none is replaced, because everything in it is in the log too."""
+    for attempt in range(2):
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            # Losing the file costs a rebuild, so nothing here waits for the disk.
+            database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + _SCHEMA)
+        except sqlite3.DatabaseError:
+            database.close()
+            if attempt:
+                raise
+            log.warning("view is unreadable and is made anew", path=str(path))
+            for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+                path.with_name(name).unlink(missing_ok=True)
+        else:
+            break
+    return database

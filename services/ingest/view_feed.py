@@ -48,6 +48,11 @@ class ViewFeed:
         await self._reader.open(start)
         try:
             ends = await self._reader.end_offsets()
+            if any(self._reader.positions[tp] > end for tp, end in ends.items()):
+                log.warning("the topics were made anew, and so is the view")
+                self._view.forget()
+                await self._reader.close()
+                await self._reader.open(dict.fromkeys(start))
             while True:
                 if not self.caught_up and all(self._reader.positions[tp] >= end for tp, end in ends.items()):
                     self._caught_up.set()

@@ -243,6 +243,7 @@ def assert_invariants(world: World) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_every_line_ends_once_whatever_dies(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.collector.collector.RECOVER_BACKOFF_S", 0.0)
+    monkeypatch.setattr("services.collector.collector.FINALISE_BACKOFF_S", 0.0)
     world = World(seed)
     lives = 0
     while lives < 60:
@@ -261,6 +262,7 @@ async def test_every_line_ends_once_whatever_dies(seed: int, monkeypatch: pytest
 async def test_the_checker_notices_when_a_rule_is_removed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A suite that cannot fail proves nothing: without the rule some seed must break an invariant."""
     monkeypatch.setattr("services.collector.collector.RECOVER_BACKOFF_S", 0.0)
+    monkeypatch.setattr("services.collector.collector.FINALISE_BACKOFF_S", 0.0)
     if rule == "create_only":
 
         async def overwrite(self: FaultyStore, key: str, data: bytes | BinaryIO) -> None:

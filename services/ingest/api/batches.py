@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from opentelemetry import trace
 
 from services.ingest.api.batch_request import parse_batch_request
+from services.ingest.api.body import read_body
 from services.ingest.api.errors import ApiError
 from services.ingest.api.paging import page, parse_limit
 from services.ingest.log_writer import LogWriter
@@ -52,7 +53,7 @@ class BatchesApi:
 
     async def create(self, request: Request) -> dict[str, Any]:
         """Accept a batch: 200 only when the manifest object and the `created` facet are durable."""
-        wanted = parse_batch_request(await request.body())
+        wanted = parse_batch_request(await read_body(request))
         file = self._view.file(wanted.input_file_id)
         if file is None:
             raise ApiError(400, f"Cannot find file {wanted.input_file_id}.", param="file_id", code="invalid_request")

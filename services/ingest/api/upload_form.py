@@ -13,6 +13,7 @@ from services.ingest.api.batch_request import check_expires_after
 from services.ingest.api.errors import ApiError, missing_parameter
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
+FILENAME_MAX = 255
 # Boundaries, headers and small fields around the file.
 FORM_OVERHEAD_BYTES = 64 * 1024
 # Read and thrown away after the limit, so that a client that is still sending gets to see the answer.
@@ -65,6 +66,8 @@ def _checked(form: FormData, file_bytes_max: int, batch_file_bytes_max: int) -> 
     num_bytes = file.size or 0
     if num_bytes > (batch_file_bytes_max if purpose == "batch" else file_bytes_max):
         raise ApiError(400, "File is too large.")
+    if len(file.filename or "") > FILENAME_MAX:
+        raise ApiError(400, f"The file name is longer than {FILENAME_MAX} characters.", param="file")
     filename = (file.filename or "upload").replace("\\", "/").rsplit("/", 1)[-1] or "upload"
     if purpose == "batch" and "." in filename and not filename.endswith(".jsonl"):
         raise ApiError(400, "Invalid file format for Batch API. Must be .jsonl")

@@ -101,3 +101,12 @@ def test_line_over_the_limit_says_the_limit() -> None:
     checked.check(Line(0, None, 500))
 
     assert "77" in checked.finish()[0].message
+
+
+def test_huge_names_are_cut_in_messages_so_that_a_hundred_of_them_fit_into_a_record() -> None:
+    checked = InputFile(endpoint=CHAT, serves=lambda _: False, lines_max=1000, line_bytes_max=10**7)
+    for number in range(200):
+        raw = json.dumps(line(custom_id=str(number), body={"model": "m" * 100_000, "messages": []}))
+        checked.check(Line(number, raw.encode(), 0))
+
+    assert sum(len(problem.message) for problem in checked.finish()) < 100_000

@@ -156,3 +156,12 @@ def test_models_are_alive_while_heartbeats_are_fresh(path: Path) -> None:
 
     assert view.models_alive(now_ms=10_000, silence_s=5) == {"m-fresh"}
     view.close()
+
+
+def test_unreadable_file_is_made_anew(path: Path) -> None:
+    path.write_bytes(b"this is no database" * 1000)
+
+    view = ReadModel(path, TOPICS, "c")
+
+    assert view.position(TOPICS.batches.name, 0) is None
+    view.close()
