@@ -154,9 +154,11 @@ class Supervisor:
     def log_tail(self, name: str) -> str:
         """The last error line of a child's log, or its last line."""
         try:
-            lines = (self._logs / f"{name}.log").read_text(errors="replace").strip().splitlines()
+            text = (self._logs / f"{name}.log").read_text(errors="replace")
         except OSError:
             return ""
+        # The frames of an exception group are drawn with lines.
+        lines = [line for raw in text.splitlines() if (line := raw.strip(" |+-"))]
         errors = [line for line in lines if line.startswith("error: ")]
         return (errors or lines or [""])[-1].removeprefix("error: ")
 

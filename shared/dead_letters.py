@@ -18,7 +18,10 @@ def dead_letter(topics: Topics, record: Record, reason: str) -> OutgoingRecord:
         ("dlq.reason", reason.encode()[:REASON_BYTES_MAX]),
     ]
     value = record.value
-    if value is not None and len(value) > VALUE_BYTES_MAX:
+    if value is None:  # a record needs a key or a value, and this one may have neither
+        value = b""
+        origin.append(("dlq.tombstone", b"1"))
+    if len(value) > VALUE_BYTES_MAX:
         value = value[:VALUE_BYTES_MAX]
         origin.append(("dlq.truncated", b"%d" % VALUE_BYTES_MAX))
     return OutgoingRecord(topics.dlq.name, value, 0, record.key, [*(record.headers or ()), *origin])

@@ -37,7 +37,6 @@ RESEND_BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 REQUEST_OVER_REBALANCE_S = 10.0
 # Time between polls is ours to watch, so the client's own limit is put out of the way.
 MAX_POLL_INTERVAL_MS = 2**31 - 1
-_NO_DATA: Any = None
 
 # The client raises from two roots that do not meet.
 KAFKA_ERRORS = (KafkaError, IllegalOperation)
@@ -156,7 +155,7 @@ class Publisher:
             r = records[index]
             try:
                 future = await self._producer.send(
-                    r.topic, value=r.value or _NO_DATA, key=r.key, partition=r.partition, headers=list(r.headers)
+                    r.topic, value=r.value, key=r.key, partition=r.partition, headers=list(r.headers)
                 )
             except MessageSizeTooLargeError:
                 raise
