@@ -134,12 +134,12 @@ def test_foreign_records_end_as_dead_letters_and_stop_nobody(
         data_dir, ["--engine", "echo", "--kafka", real_kafka.address], {"HEADRACE_KAFKA__TOPIC_PREFIX": topic_prefix}
     ) as stack:
         producer = Producer({"bootstrap.servers": real_kafka.address, "message.max.bytes": 5_000_000})
-        good = [("batch", b"batch_x"), ("line", b"0"), ("total", b"1"), ("deadline", b"1")]
+        good: dict[str, str | bytes | None] = {"batch": b"b", "line": b"0", "total": b"1", "deadline": b"1"}
         for partition in range(2):
             producer.produce(requests, b"garbage", partition=partition)
             producer.produce(requests, None, partition=partition)
             producer.produce(requests, b"{}", headers=good, partition=partition)
-            producer.produce(requests, b"x" * 4_190_000, headers=[("h", b"v" * 50_000)], partition=partition)
+            producer.produce(requests, b"x" * 4_190_000, headers={"h": b"v" * 50_000}, partition=partition)
             producer.produce(completions, b"garbage", partition=partition)
             producer.produce(completions, b"{}\n", headers=[("kind", b"line")], partition=partition)
         stranger = CompletionHeaders(kind="line", batch_id="batch_stranger", total=1, succeeded=True)
