@@ -4,16 +4,14 @@ import argparse
 import asyncio
 import contextlib
 import sys
-import threading
 import time
-from collections.abc import Coroutine
-from typing import Any
 
 import structlog
 
 from services.inference.assigned_log import AssignedLog
 from services.inference.engine import WINDOW_PER_SLOT, Engine
 from services.inference.engine_room import EngineRoom
+from services.inference.kafka_thread import KafkaThread
 from services.inference.settings import InferenceSettings, WorkerSettings
 from services.inference.worker import Worker, WorkerIdentity
 from shared.errors import SetupError
@@ -49,25 +47,6 @@ def make_engine(settings: WorkerSettings) -> Engine:
             from services.inference.echo_engine import EchoEngine
 
             return EchoEngine(settings.model, settings.echo)
-
-
-class KafkaThread:
-    """An event loop on a thread; ends with the coroutine that it was given."""
-
-    def __init__(self, main: Coroutine[Any, Any, None]) -> None:
-        self._main = main
-        self.error: BaseException | None = None
-        self.ended = asyncio.Event()
-        self._home = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="kafka")
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._main)
-        except BaseException as error:  # noqa: BLE001 - carried to the main thread, which raises it
-            self.error = error
-        self._home.call_soon_threadsafe(self.ended.set)
 
 
 class WorkerProcess:
