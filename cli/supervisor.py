@@ -195,7 +195,7 @@ class Supervisor:
                 stdout=log if stdout is None else stdout,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C reaches the parent only, which stops in order
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=die_with_parent,
             )
         self._pid_file(spec).write_text(f"{process.pid}\n")
         return process
@@ -221,9 +221,10 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PARENT = os.getpid()
 
 
-def _die_with_parent() -> None:
-    """The kernel kills the child when its parent dies, so a killed `headrace up` leaves nothing running."""
-    assert _LIBC is not None
+def die_with_parent() -> None:
+    """For `preexec_fn`: the kernel kills the child when its parent dies, so a killed parent leaves nothing running."""
+    if _LIBC is None:
+        return
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != _PARENT:
         os._exit(1)

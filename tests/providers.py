@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.local_kafka import free_port, jars_problem, java_problem, prepare_jvm_broker
+from cli.supervisor import die_with_parent
 from cli.up import assets_folder, cache_folder
 
 START_TIMEOUT_S = 60.0
@@ -75,7 +76,7 @@ def start_kafka() -> Server:
 def start_memory_kafka(topics: tuple[str, ...] = ()) -> Server:
     """The in-memory broker in a process of its own."""
     command = [sys.executable, "-m", "cli.memory_kafka", *topics]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=die_with_parent)
     assert process.stdout is not None
     return Server("memory", process.stdout.readline().decode().strip(), stop=_ender(process))
 
@@ -193,7 +194,14 @@ def _start_container(name: str, env: dict[str, str], port: int, command: str) ->
 
 def _spawn(command: list[str], log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     with log.open("ab") as out:
-        return subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=os.environ | (env or {}))
+        return subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | (env or {}),
+            preexec_fn=die_with_parent,
+        )
 
 
 def _ender(process: subprocess.Popen[bytes], folder: Path | None = None) -> Callable[[], None]:

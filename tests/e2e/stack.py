@@ -14,6 +14,7 @@ from typing import Any, Self
 from openai import OpenAI
 
 from cli.local_kafka import free_port
+from cli.supervisor import die_with_parent
 
 READY_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 90.0
@@ -49,7 +50,9 @@ class Stack:
             *self.arguments,
         ]
         with self.output_path.open("ab") as out:
-            self.process = subprocess.Popen(command, env=os.environ | self.env, stdout=out, stderr=out)
+            self.process = subprocess.Popen(
+                command, env=os.environ | self.env, stdout=out, stderr=out, preexec_fn=die_with_parent
+            )
         self.wait_for_line(f"ready {self.url}")
         return self
 
