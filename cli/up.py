@@ -31,6 +31,8 @@ from shared.settings import KafkaSettings, ServiceSettings, StoreSettings, load_
 from shared.topics import Topics
 
 BROKER_START_TIMEOUT_S, BROKER_POLL_S = 60.0, 0.2
+# A broker that somebody else runs is there or it is not.
+BROKER_ANSWER_TIMEOUT_S = 10.0
 STOP_MARGIN_S = 10.0
 CHECK_TIMEOUT_S = 300
 DEFAULT_ECHO_MODEL = "echo"
@@ -180,7 +182,9 @@ def _start(options: UpOptions, supervisor: Supervisor) -> None:
         bootstrap = _start_broker(supervisor, broker)
     else:
         bootstrap = kind
-    _wait_for_broker(kafka.model_copy(update={"bootstrap": bootstrap}), supervisor)
+    is_ours = kind in ("jvm", "memory")
+    timeout_s = BROKER_START_TIMEOUT_S if is_ours else BROKER_ANSWER_TIMEOUT_S
+    _wait_for_broker(kafka.model_copy(update={"bootstrap": bootstrap}), supervisor, timeout_s)
     say(f"kafka {bootstrap}, store {options.store}, engine {options.engine.kind}")
     _write_stack_file(options, bootstrap)
     specs = service_specs(
@@ -225,10 +229,10 @@ def _start_broker(supervisor: Supervisor, broker: LocalKafka) -> str:
     return child.process.stdout.readline().decode().strip()
 
 
-def _wait_for_broker(settings: KafkaSettings, supervisor: Supervisor) -> None:
+def _wait_for_broker(settings: KafkaSettings, supervisor: Supervisor, timeout_s: float) -> None:
     """Until a broker listens and answers; raises SetupError, GaveUp or Interrupted."""
     host, _, port = settings.bootstrap.split(",")[0].rpartition(":")
-    deadline = time.monotonic() + BROKER_START_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while True:
         supervisor.watch_once()
         try:

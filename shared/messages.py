@@ -11,6 +11,9 @@ import msgspec
 
 SCHEMA_VERSION: Final = 1
 
+# A line number has four bytes in a segment.
+LINES_MAX: Final = 2**32 - 1
+
 Header = tuple[str, bytes]
 
 
@@ -253,6 +256,8 @@ def read_completion_headers(headers: Iterable[Header]) -> CompletionHeaders:
         if kind not in ("line", "cancel", "deadline"):
             raise ValueError(f"kind {kind!r}")
         batch, total = found["batch"].decode(), int(found["total"])
+        if not 0 <= total <= LINES_MAX:
+            raise ValueError(f"total {total}")
         traceparent = _text(found.get("traceparent"))
         if kind != "line":
             return CompletionHeaders(kind=kind, batch_id=batch, total=total, traceparent=traceparent)

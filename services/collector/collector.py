@@ -14,7 +14,8 @@ from opentelemetry.trace import Span, SpanKind
 
 from services.collector.finalizer import ClosedShard, Finalized, Finalizer, LineIndex
 from services.collector.ledger import Closed, Dropped, Kept, Ledger, Shard, ShardId
-from services.collector.segment import Entry, SegmentBuilder, flush_due
+from services.collector.progress import Progress
+from services.collector.segment import Entry, Segment, SegmentBuilder, flush_due
 from services.collector.segment_chain import ChainTaken, SegmentChain
 from services.collector.settings import CollectorBlock
 from shared.dead_letters import dead_letter
@@ -26,7 +27,6 @@ from shared.messages import (
     CompletionHeaders,
     ShardProgressed,
     UnreadableRecord,
-    Usage,
     encode,
     read_completion_headers,
 )
@@ -75,7 +75,7 @@ class PartitionCollector:
     def _forget(self) -> None:
         self._ledger = Ledger()
         self._indexes: dict[ShardId, LineIndex] = {}
-        self._told: dict[ShardId, tuple[int, float]] = {}
+        self._progress = Progress(self._settings.progress_interval_s)
         self._spans: list[Span] = []
 
     async def run(self, stop: Stop) -> None:
@@ -108,7 +108,8 @@ class PartitionCollector:
                 assert not isinstance(verdict, Dropped), f"{segment.key}: {entry} was kept twice"
                 self._index(segment.key, entry)
             for batch in segment.footer.batches:
-                self._add_usage(batch.id, batch.usage)
+                shard = self._ledger.shards[batch.id, batch.shard]
+                shard.usage = shard.usage.plus(batch.usage)
         await reader.open({self._tp: self._chain.next_offset})
         begin, end = (await reader.beginning_offsets())[self._tp], (await reader.end_offsets())[self._tp]
         if self._chain.next_offset is None:
@@ -141,12 +142,13 @@ class PartitionCollector:
             )
             if len(builder) and due:
                 await self._append(builder, reader)
-                await self._tell_progress()
                 for shard in closing:
                     self._finalise(shard, finalising)
                 builder, closing = self._chain.builder(), []
+            await self._tell_progress()
         if len(builder):
             await self._append(builder, reader)
+            await self._tell_progress()
             for shard in closing:
                 self._finalise(shard, finalising)
 
@@ -154,6 +156,7 @@ class PartitionCollector:
         """Fold one record in; the shard that it closes, if any."""
         try:
             headers = read_completion_headers(record.headers)
+            value = _line_of(record, headers)
         except UnreadableRecord as error:
             await self._park(record, str(error))
             return None
@@ -165,10 +168,10 @@ class PartitionCollector:
                 log.debug("completion dropped", reason=reason, batch_id=headers.batch_id, line=headers.line)
                 return None
             case Kept(closes=closes):
-                builder.add(headers, record.value or b"")
+                builder.add(headers, value)
             case Closed():
                 closes = True
-                builder.add(headers, b"")
+                builder.add(headers, value)
         return self._ledger.shards[_shard_id(headers)] if closes else None
 
     async def _append(self, builder: SegmentBuilder, reader: LogReader) -> None:
@@ -176,6 +179,7 @@ class PartitionCollector:
         key = await self._chain.append(segment)
         for entry in segment.entries:
             self._index(key, entry)
+        self._note_progress(segment)
         for span in self._spans:
             span.set_attribute("headrace.segment", key)
             span.end()
@@ -188,34 +192,23 @@ class PartitionCollector:
         shard_id = _shard_id(entry.as_completion())
         index = self._indexes.get(shard_id)
         if index is None:
-            index = self._indexes[shard_id] = LineIndex(entry.total)
+            index = self._indexes[shard_id] = LineIndex(self._ledger.shards[shard_id].num_lines)
         index.add(key, entry)
 
-    def _add_usage(self, batch_id: str, usage: Usage) -> None:
-        shard = self._ledger.shards[(batch_id, 0)]
-        shard.usage = shard.usage.plus(usage)
+    def _note_progress(self, segment: Segment) -> None:
+        for batch in segment.footer.batches:
+            shard = self._ledger.shards[batch.id, batch.shard]
+            answered_at = int(time.time()) if shard.num_answered == shard.num_lines else None
+            counts = ShardProgressed(
+                completed=shard.completed, failed=shard.failed, usage=shard.usage, answered_at=answered_at
+            )
+            self._progress.note((batch.id, batch.shard), counts)
 
     async def _tell_progress(self) -> None:
-        now = time.monotonic()
-        records = []
-        for shard_id, shard in self._ledger.shards.items():
-            if shard.batch_id in self._published:
-                continue
-            count, told_at = self._told.get(shard_id, (0, 0.0))
-            full = shard.num_answered == shard.num_lines
-            recent = now - told_at < self._settings.progress_interval_s
-            if shard.num_answered == count or (recent and not full):
-                continue
-            self._told[shard_id] = (shard.num_answered, now)
-            records.append(self._progress_record(shard, full))
-        await self._publisher.send_all(records)
-
-    def _progress_record(self, shard: Shard, full: bool) -> OutgoingRecord:
-        answered_at = int(time.time()) if full else None
-        facet = ShardProgressed(
-            completed=shard.completed, failed=shard.failed, usage=shard.usage, answered_at=answered_at
+        due = self._progress.due(time.monotonic())
+        await self._publisher.send_all(
+            [self._facet_record(batch_id, f"progress/{n}", encode(counts)) for (batch_id, n), counts in due]
         )
-        return self._facet_record(shard.batch_id, f"progress/{shard.number}", encode(facet))
 
     def _facet_record(self, batch_id: str, facet: str, value: bytes) -> OutgoingRecord:
         topic = self._topics.batches
@@ -225,19 +218,20 @@ class PartitionCollector:
         if shard.batch_id in self._published:
             return
         shard_id = (shard.batch_id, shard.number)
-        index = self._indexes.pop(shard_id, None) or LineIndex(shard.total)
+        index = self._indexes.pop(shard_id, None) or LineIndex(shard.num_lines)
         closed = ClosedShard(shard, index, int(time.time()))
         finalising.create_task(self._finalise_and_tell(closed), name=f"finalise {shard.batch_id}")
 
     async def _finalise_and_tell(self, closed: ClosedShard) -> None:
         batch_id = closed.shard.batch_id
         result = await self._finalise_patiently(closed)
-        self._published.add(batch_id)
         closed.shard.bitmap = bytearray()  # nothing asks a closed shard for its lines
         if result is None:
             log.error("no batch of this id was ever created, its lines stay in the spool", batch_id=batch_id)
+            self._published.add(batch_id)
             return
         await self._tell_closed(batch_id, result)
+        self._published.add(batch_id)
         log.info(
             "batch closed",
             batch_id=batch_id,
@@ -282,3 +276,11 @@ class PartitionCollector:
 
 def _shard_id(headers: CompletionHeaders) -> ShardId:
     return headers.batch_id, shard_of_line(headers.line)
+
+
+def _line_of(record: Record, headers: CompletionHeaders) -> bytes:
+    """The one line that a completion carries; raises UnreadableRecord for anything that would not be one in a file."""
+    value = record.value or b""
+    if headers.kind == "line" and (value.count(b"\n") != 1 or not value.endswith(b"\n")):
+        raise UnreadableRecord("the value is not one line")
+    return value if headers.kind == "line" else b""

@@ -34,7 +34,7 @@ from shared.openai_batch import (
     unanswered_line,
 )
 from shared.telemetry import Telemetry, context_from
-from shared.topics import RECORD_BYTES_MAX
+from shared.topics import RECORD_BYTES_MAX, SHARD_LINES
 
 log = structlog.get_logger(__name__)
 
@@ -46,14 +46,14 @@ _MISSING, _FAILED, _COMPLETED = 0, 1, 2
 
 
 class LineIndex:
-    """Where each line of a batch is: segment, position, length and outcome; 17 bytes a line."""
+    """Where each line of a batch shard is: segment, position, length and outcome; 17 bytes a line."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, num_lines: int) -> None:
         self._spans: list[tuple[str, int, int]] = []
-        self._numbers = array("I", bytes(4 * total))
-        self._positions = array("Q", bytes(8 * total))
-        self._lengths = array("I", bytes(4 * total))
-        self.outcomes = bytearray(total)
+        self._numbers = array("I", bytes(4 * num_lines))
+        self._positions = array("Q", bytes(8 * num_lines))
+        self._lengths = array("I", bytes(4 * num_lines))
+        self.outcomes = bytearray(num_lines)
 
     def add(self, segment_key: str, entry: Entry) -> None:
         """Note a line that became durable."""
@@ -61,10 +61,11 @@ class LineIndex:
         if not self._spans or self._spans[-1][0] != segment_key:
             self._spans.append((segment_key, entry.position, end))
         self._spans[-1] = (segment_key, self._spans[-1][1], end)
-        self._numbers[entry.line] = len(self._spans) - 1
-        self._positions[entry.line] = entry.position
-        self._lengths[entry.line] = entry.length
-        self.outcomes[entry.line] = _COMPLETED if entry.kind == "completed" else _FAILED
+        line = entry.line % SHARD_LINES
+        self._numbers[line] = len(self._spans) - 1
+        self._positions[line] = entry.position
+        self._lengths[line] = entry.length
+        self.outcomes[line] = _COMPLETED if entry.kind == "completed" else _FAILED
 
     def span(self, number: int) -> tuple[str, int, int]:
         """Segment `number`'s key, and the first and last byte (exclusive) that this batch has in it."""
@@ -122,6 +123,7 @@ class Finalizer:
 
     async def _make_durable(self, batch: ClosedShard, manifest: BatchCreated) -> Finalized:
         shard = batch.shard
+        assert shard.total <= SHARD_LINES, f"{shard.batch_id}: batches of several shards are refused at validation"
         if (known := await self._known_final(shard.batch_id)) is None:
             with tempfile.TemporaryDirectory(prefix="headrace-", dir=self._scratch_dir) as scratch:
                 output, errors = await self._write_files(batch, manifest, Path(scratch))

@@ -2,7 +2,7 @@
 
     lines, each with its newline │ entries, 21 bytes each │ footer, JSON │ entry bytes u32 │ footer bytes u32 │ magic
 
-An entry is (batch index u32, line u32, kind u8, position u64, length u32), little-endian, in log order. Cancel and
+An entry is (shard index u32, line u32, kind u8, position u64, length u32), little-endian, in log order. Cancel and
 deadline records are entries too, so that the chain alone rebuilds the ledger. The footer names the SHA-256 of the
 segment before, which makes the chain tamper-evident.
 """
@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from shared.messages import CompletionHeaders, Usage
+from shared.topics import shard_of_line
 
 MAGIC = b"HRSEG\x00\x01\n"
 FORMAT_VERSION = 1
@@ -30,9 +31,10 @@ class CorruptSegment(ValueError):
 
 
 class BatchInSegment(msgspec.Struct, frozen=True):
-    """A batch that the segment has entries of, and the tokens of those lines."""
+    """A batch shard that the segment has entries of, and the tokens of those lines."""
 
     id: str
+    shard: int
     total: int
     usage: Usage
 
@@ -88,7 +90,8 @@ class SegmentBuilder:
         self._first_offset, self._previous = first_offset, previous_sha256
         self._lines: list[bytes] = []
         self._entries: list[Entry] = []
-        self._usage: dict[str, Usage] = {}
+        self._usage: dict[tuple[str, int], Usage] = {}
+        self._totals: dict[tuple[str, int], int] = {}
         self.num_bytes = 0
 
     def __len__(self) -> int:
@@ -98,18 +101,22 @@ class SegmentBuilder:
         """Append a kept record; `value` is its line, empty for cancel and deadline records."""
         kind = record.kind if record.kind != "line" else _KINDS[record.succeeded]
         self._entries.append(Entry(record.batch_id, record.total, record.line, kind, self.num_bytes, len(value)))
-        self._usage[record.batch_id] = self._usage.get(record.batch_id, Usage()).plus(record.usage)
+        shard_id = record.batch_id, shard_of_line(record.line)
+        self._usage[shard_id] = self._usage.get(shard_id, Usage()).plus(record.usage)
+        self._totals.setdefault(shard_id, record.total)
         self._lines.append(value)
         self.num_bytes += len(value)
 
     def build(self, next_offset: int) -> Segment:
         """The segment that covers everything up to `next_offset`."""
-        index = {batch_id: number for number, batch_id in enumerate(self._usage)}
-        totals = {entry.batch_id: entry.total for entry in self._entries}
-        batches = tuple(BatchInSegment(batch_id, totals[batch_id], usage) for batch_id, usage in self._usage.items())
+        index = {shard_id: number for number, shard_id in enumerate(self._usage)}
+        batches = tuple(
+            BatchInSegment(*shard_id, self._totals[shard_id], usage) for shard_id, usage in self._usage.items()
+        )
         footer = Footer(self._topic, self._partition, self._first_offset, next_offset, self._previous, batches)
         packed = b"".join(
-            _ENTRY.pack(index[e.batch_id], e.line, _KINDS.index(e.kind), e.position, e.length) for e in self._entries
+            _ENTRY.pack(index[e.batch_id, shard_of_line(e.line)], e.line, _KINDS.index(e.kind), e.position, e.length)
+            for e in self._entries
         )
         tail = msgspec.json.encode(footer)
         data = b"".join([*self._lines, packed, tail, _TRAILER.pack(len(packed), len(tail), MAGIC)])

@@ -41,6 +41,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], text: str, data: Path
         (["--engine", "echo", "--store", "file:///proc/x/y"], {}, "name a writable folder"),
         (["--engine", "echo"], {"HEADRACE_PROT": "1"}, "unknown setting HEADRACE_PROT"),
         (["--engine", "echo"], {"HEADRACE_INGEST__BATCH_LINES_MAX": "no"}, "HEADRACE_INGEST__BATCH_LINES_MAX"),
+        (["--engine", "echo", "--kafka", "127.0.0.1:9"], {}, "no Kafka broker answers at 127.0.0.1:9"),
         (["--engine", "echo", "--model", "a", "--model", "a"], {}, "two models have the same name"),
         (["--engine", "openai:http://127.0.0.1:9/v1"], {}, "needs --model"),
         (["--engine", "echo", "--kafka", "jvm"], {"PATH": "/nonexistent"}, "no java on the path"),

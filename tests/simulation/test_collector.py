@@ -176,8 +176,11 @@ class Publisher:
         await self.send_all([record])
 
 
-async def live_once(world: World) -> None:
-    """One life of a collector process, until it is killed or has nothing left to do."""
+async def live_once(world: World, published: set[str] | None = None) -> None:
+    """One life of a collector process, until it is killed or has nothing left to do.
+
+    `published` is what the process remembers; sharing it makes two lives sessions of one process.
+    """
     stop = Stop()
     settings = CollectorBlock(segment_bytes=world.rng.choice([1, 60, 200]), segment_age_s=1000)
     telemetry = Telemetry("simulation", TelemetrySettings())
@@ -190,7 +193,7 @@ async def live_once(world: World) -> None:
         publisher=Publisher(world),  # type: ignore[arg-type]
         finalizer=Finalizer(world.store, None, 3600, telemetry),
         finalize_slots=asyncio.Semaphore(2),
-        published=set(),
+        published=set() if published is None else published,
         telemetry=telemetry,
     )
     try:
@@ -286,3 +289,53 @@ async def test_the_checker_notices_when_a_rule_is_removed(rule: str, monkeypatch
         except Exception:
             broken += 1
     assert broken > 0
+
+
+async def test_foreign_completions_harm_neither_recovery_nor_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records of batches that nobody created, with numbers beyond any batch, and values that are no line."""
+    monkeypatch.setattr("services.collector.collector.RECOVER_BACKOFF_S", 0.0)
+    world = World(1)
+    world.store.faults_left = 0
+    strange = [
+        CompletionHeaders(kind="line", batch_id="stranger", line=4_000_000_000, total=4_100_000_000, succeeded=True),
+        CompletionHeaders(kind="line", batch_id="stranger", line=60_000, total=70_000, succeeded=True),
+        CompletionHeaders(kind="cancel", batch_id="nobody", total=9),
+    ]
+    world.pending += [(headers, b"{}\n") for headers in strange]
+    line = CompletionHeaders(kind="line", batch_id="batch_0", line=0, total=world.sizes["batch_0"], succeeded=True)
+    world.pending += [(line, None), (line, b"two\nlines\n"), (line, b"no end")]
+
+    await live_once(world)
+    await live_once(world)
+
+    parked = [record for record in world.published if record.topic == TOPICS.dlq.name]
+    assert len(parked) >= 3
+    world.log = [record for record in world.log if is_ours(record)]
+    assert_invariants(world)
+
+
+def is_ours(record: Record) -> bool:
+    value = record.value or b""
+    return record.parsed.batch_id in ("batch_0", "batch_1", "batch_2", "batch_3") and (
+        record.parsed.kind != "line" or (value.count(b"\n") == 1 and value.endswith(b"\n"))
+    )
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_a_close_that_could_not_be_told_is_told_later(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.collector.collector.RECOVER_BACKOFF_S", 0.0)
+    world = World(seed)
+    world.store.faults_left = 0
+    send, failures = Publisher.send, [UnavailableError("kafka is away")] * 3
+
+    async def sometimes(self: Publisher, record: OutgoingRecord) -> None:
+        if failures and (record.key or b"").endswith(b"/closed"):
+            raise failures.pop()
+        await send(self, record)
+
+    monkeypatch.setattr(Publisher, "send", sometimes)
+    remembered: set[str] = set()
+    for _ in range(5):
+        await live_once(world, remembered)
+
+    assert_invariants(world)

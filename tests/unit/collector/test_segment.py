@@ -15,7 +15,7 @@ records = st.lists(
             CompletionHeaders,
             kind=st.sampled_from(["line", "line", "cancel", "deadline"]),
             batch_id=st.sampled_from(["batch_a", "batch_b", "batch_ü"]),
-            line=st.integers(0, 2**32 - 1),
+            line=st.integers(0, 2**32 - 2),
             total=st.just(2**32 - 1),
             succeeded=st.booleans(),
             usage=st.builds(Usage, st.integers(0, 2**40), st.integers(0, 2**40)),

@@ -1,0 +1,36 @@
+"""When is a shard's progress told? PURE: durable counts in, at most one facet per shard and interval out."""
+
+from services.collector.ledger import ShardId
+from shared.messages import ShardProgressed
+
+
+class Progress:
+    """Counts that are durable and not told yet."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._waiting: dict[ShardId, ShardProgressed] = {}
+        self._told_at: dict[ShardId, float] = {}
+
+    def note(self, shard_id: ShardId, counts: ShardProgressed) -> None:
+        """These counts are in the store now; they replace what waits for the same shard."""
+        self._waiting[shard_id] = counts
+
+    def due(self, now_s: float) -> list[tuple[ShardId, ShardProgressed]]:
+        """What is to be told now: complete shards at once, the others once per interval."""
+        ready = [
+            (shard_id, counts)
+            for shard_id, counts in self._waiting.items()
+            if counts.answered_at is not None
+            or now_s - self._told_at.get(shard_id, -self._interval_s) >= self._interval_s
+        ]
+        for shard_id, counts in ready:
+            del self._waiting[shard_id]
+            self._told_at[shard_id] = now_s
+            if counts.answered_at is not None:
+                del self._told_at[shard_id]
+        return ready
+
+    def _is_due(self, shard_id: ShardId, counts: ShardProgressed, now_s: float) -> bool:
+        told_at = self._told_at.get(shard_id)
+        return counts.answered_at is not None or told_at is None or now_s - told_at >= self._interval_s
