@@ -18,17 +18,12 @@ class Progress:
 
     def due(self, now_s: float) -> list[tuple[ShardId, ShardProgressed]]:
         """What is to be told now: complete shards at once, the others once per interval."""
-        ready = [
-            (shard_id, counts)
-            for shard_id, counts in self._waiting.items()
-            if counts.answered_at is not None
-            or now_s - self._told_at.get(shard_id, -self._interval_s) >= self._interval_s
-        ]
-        for shard_id, counts in ready:
+        ready = [item for item in self._waiting.items() if self._is_due(*item, now_s)]
+        # What was told longer ago than the interval holds nothing back, so it need not be remembered.
+        self._told_at = {s: told_at for s, told_at in self._told_at.items() if now_s - told_at < self._interval_s}
+        for shard_id, _ in ready:
             del self._waiting[shard_id]
             self._told_at[shard_id] = now_s
-            if counts.answered_at is not None:
-                del self._told_at[shard_id]
         return ready
 
     def _is_due(self, shard_id: ShardId, counts: ShardProgressed, now_s: float) -> bool:
