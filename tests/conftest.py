@@ -40,8 +40,8 @@ def skip_unexercised(name: str, reason: str) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    docker = "answers" if providers.docker_answers() else "does not answer"
-    return [f"docker engine {docker}; servers are started on first use and listed at the end"]
+    planned = ", ".join(f"{name}: {provider}" for name, provider in providers.plan().items())
+    return [f"servers, started on first use: {planned}"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

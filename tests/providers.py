@@ -24,6 +24,12 @@ START_TIMEOUT_S = 60.0
 ACCESS_KEY, SECRET_KEY = "headrace-test", "headrace-test-secret"
 _ROOT = Path(__file__).parent.parent
 VERSIONS = dict(line.split("=") for line in (_ROOT / "deploy/local/versions.env").read_text().split())
+_GIVEN = {
+    "kafka": "TEST_KAFKA_BOOTSTRAP",
+    "minio": "TEST_MINIO_ENDPOINT",
+    "versitygw": "TEST_VERSITY_ENDPOINT",
+    "jaeger": "TEST_JAEGER_OTLP",
+}
 _IMAGES = {
     "kafka": "confluentinc/cp-kafka:8.1.0",
     "minio": "pgsty/minio:latest",
@@ -58,8 +64,27 @@ def docker_answers() -> bool:
         return False
 
 
+def binary(name: str) -> Path:
+    """Where the cache has the program of a local server."""
+    version = VERSIONS[f"{name.upper()}_VERSION"]
+    return cache_folder() / f"{name}-{version}" / name
+
+
+def plan() -> dict[str, str]:
+    """Which provider each server would come from, without starting any; `none` = it cannot be exercised here."""
+    docker = docker_answers()
+    local = "jvm" if java_problem() is None and jars_problem(cache_folder()) is None else "memory"
+    planned = {"kafka": "docker" if docker else local, "store": "directory"}
+    for name in ("minio", "versitygw", "jaeger"):
+        planned[name] = "docker" if docker else "process" if binary(name).is_file() else "none"
+    for name, variable in _GIVEN.items():
+        if os.environ.get(variable):
+            planned[name] = "given"
+    return planned
+
+
 def start_kafka() -> Server:
-    """A broker: HEADRACE_TEST_KAFKA, a container, a JVM, or the one in memory."""
+    """A broker: TEST_KAFKA_BOOTSTRAP, a container, a JVM, or the one in memory."""
     if given := os.environ.get("TEST_KAFKA_BOOTSTRAP"):
         return Server("given", given)
     if docker_answers():
@@ -97,11 +122,11 @@ def start_minio() -> Server:
     env = {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY}
     if docker_answers():
         return _start_container("minio", env, 9000, "server /data")
-    binary = cache_folder() / f"minio-{VERSIONS['MINIO_VERSION']}" / "minio"
-    if not binary.is_file():
+    program = binary("minio")
+    if not program.is_file():
         raise NotAvailableError("no Docker engine and no minio binary in the cache (make tools)")
     folder, port = Path(tempfile.mkdtemp(prefix="headrace-minio-")), free_port()
-    command = [str(binary), "server", "--quiet", "--address", f"127.0.0.1:{port}", str(folder / "data")]
+    command = [str(program), "server", "--quiet", "--address", f"127.0.0.1:{port}", str(folder / "data")]
     process = _spawn(command, folder / "log", env | {"MINIO_BROWSER": "off"})
     _wait(lambda: _answers(f"http://127.0.0.1:{port}/minio/health/live"), "minio", process, folder / "log")
     return Server("process", f"http://127.0.0.1:{port}", stop=_ender(process, folder))
@@ -114,12 +139,12 @@ def start_versity() -> Server:
     env = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
     if docker_answers():
         return _start_container("versity", env, 7070, "posix /tmp")
-    binary = cache_folder() / f"versitygw-{VERSIONS['VERSITYGW_VERSION']}" / "versitygw"
-    if not binary.is_file():
+    program = binary("versitygw")
+    if not program.is_file():
         raise NotAvailableError("no Docker engine and no versitygw binary in the cache (make tools)")
     folder, port = Path(tempfile.mkdtemp(prefix="headrace-versity-")), free_port()
     (folder / "data").mkdir()
-    command = [str(binary), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(folder / "data")]
+    command = [str(program), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(folder / "data")]
     process = _spawn(command, folder / "log", env)
     _wait(lambda: _connects("127.0.0.1", port), "versitygw", process, folder / "log")
     return Server("process", f"http://127.0.0.1:{port}", stop=_ender(process, folder))
@@ -139,19 +164,19 @@ def start_jaeger() -> Server:
         _wait(lambda: _answers(f"{query}/api/v3/services"), "jaeger", None, None)
         otlp = f"http://{host}:{container.get_exposed_port(4318)}"
         return Server("docker", otlp, {"query": query}, container.stop)
-    binary = cache_folder() / f"jaeger-{VERSIONS['JAEGER_VERSION']}" / "jaeger"
-    if not binary.is_file():
+    program = binary("jaeger")
+    if not program.is_file():
         raise NotAvailableError("no Docker engine and no jaeger binary in the cache (make tools)")
-    return _start_jaeger_process(binary)
+    return _start_jaeger_process(program)
 
 
-def _start_jaeger_process(binary: Path) -> Server:
+def _start_jaeger_process(program: Path) -> Server:
     folder = Path(tempfile.mkdtemp(prefix="headrace-jaeger-"))
     otlp, query = free_port(), free_port()
     (folder / "jaeger.yaml").write_text(
         _JAEGER_CONFIG.format(otlp=otlp, query=query, grpc=free_port(), metrics=free_port())
     )
-    process = _spawn([str(binary), "--config", str(folder / "jaeger.yaml")], folder / "log")
+    process = _spawn([str(program), "--config", str(folder / "jaeger.yaml")], folder / "log")
     address = f"http://127.0.0.1:{query}"
     _wait(lambda: _answers(f"{address}/api/v3/services"), "jaeger", process, folder / "log")
     return Server("process", f"http://127.0.0.1:{otlp}", {"query": address}, _ender(process, folder))
