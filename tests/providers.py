@@ -4,8 +4,10 @@ Tests get addresses only and do not know the provider. What no provider could se
 and with CI=true a server that was promised and is missing fails it.
 """
 
+import functools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,16 +54,30 @@ class NotAvailableError(Exception):
     """No provider can serve this here."""
 
 
+@functools.cache
 def docker_answers() -> bool:
     """Whether a Docker engine can be used."""
-    if shutil.which("docker") is None and not os.environ.get("DOCKER_HOST"):
-        return False
-    try:
-        from testcontainers.core.docker_client import DockerClient
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if host.startswith("unix://") and not _accepts(host.removeprefix("unix://")):
+        return False  # asked first, because the client leaks its sockets when nobody answers
+    from testcontainers.core.docker_client import DockerClient
 
-        return bool(DockerClient().client.ping())
+    try:
+        client = DockerClient().client
+        answers = bool(client.ping())
+        client.close()
     except Exception:
         return False
+    return answers
+
+
+def _accepts(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def binary(name: str) -> Path:
@@ -258,8 +274,6 @@ def _wait(ready: Callable[[], bool], name: str, process: subprocess.Popen[bytes]
 
 
 def _connects(host: str, port: int) -> bool:
-    import socket
-
     try:
         socket.create_connection((host, port), timeout=1).close()
     except OSError:
