@@ -214,7 +214,7 @@ def _choose_kafka(asked: str) -> str:
         return "jvm"
     if asked in ("auto", "memory"):
         why = f" ({problem})" if problem else ""
-        say(f"kafka: IN MEMORY{why}; the log dies with it, and so do unfinished batches")
+        say(f"kafka: IN MEMORY{why}; the log dies with it, and unfinished batches begin anew next time")
         return "memory"
     return asked
 

@@ -50,8 +50,24 @@ class LineProblem(msgspec.Struct, frozen=True):
     line: int | None = None
 
 
+class StoredFile(Message, frozen=True, kw_only=True):
+    """A File object and the key of its bytes; the value on `files`."""
+
+    id: str
+    purpose: str
+    filename: str
+    bytes: int
+    created_at: int
+    object_key: str
+    expires_at: int | None = None
+    tenant: str = "default"
+
+
 class BatchCreated(Message, frozen=True, kw_only=True, tag="created"):
-    """Facet `created`, and the manifest object in the store. Written once, by the api."""
+    """Facet `created`, and the manifest object in the store. Written once, by the api.
+
+    `input_file` repeats the File object, so that the store alone tells what was asked for.
+    """
 
     id: str
     endpoint: str
@@ -63,6 +79,7 @@ class BatchCreated(Message, frozen=True, kw_only=True, tag="created"):
     tenant: str = "default"
     output_expires_after_s: int | None = None
     traceparent: str | None = None
+    input_file: StoredFile | None = None
 
 
 class BatchCancelRequested(Message, frozen=True, kw_only=True, tag="cancel"):
@@ -101,7 +118,7 @@ class ShardProgressed(Message, frozen=True, kw_only=True, tag="progress"):
 
 
 class BatchClosed(Message, frozen=True, kw_only=True, tag="closed"):
-    """Facet `closed`, and the `final.json` object: the terminal record of a batch."""
+    """Facet `closed`, and the `final.json` object: the terminal record of a batch, with its result files."""
 
     status: str
     finalizing_at: int | None
@@ -113,22 +130,10 @@ class BatchClosed(Message, frozen=True, kw_only=True, tag="closed"):
     usage: Usage = Usage()
     output_file_id: str | None = None
     error_file_id: str | None = None
+    files: tuple[StoredFile, ...] = ()
 
 
 Facet = BatchCreated | BatchCancelRequested | BatchDispatched | ShardProgressed | BatchClosed
-
-
-class StoredFile(Message, frozen=True, kw_only=True):
-    """A File object and the key of its bytes; the value on `files`."""
-
-    id: str
-    purpose: str
-    filename: str
-    bytes: int
-    created_at: int
-    object_key: str
-    expires_at: int | None = None
-    tenant: str = "default"
 
 
 class WorkerHeartbeat(Message, frozen=True, kw_only=True):

@@ -46,6 +46,12 @@ def manifest_key(batch_id: str) -> str:
     return f"batches/{batch_id}/manifest.json"
 
 
+def batch_of_manifest(key: str) -> str | None:
+    """The batch whose manifest has this key, or None for any other key."""
+    parts = key.split("/")
+    return parts[1] if len(parts) == 3 and key == manifest_key(parts[1]) else None
+
+
 def final_key(batch_id: str) -> str:
     """How the batch ended."""
     return f"batches/{batch_id}/final.json"

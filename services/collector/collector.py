@@ -12,7 +12,7 @@ import structlog
 from aiokafka import TopicPartition
 from opentelemetry.trace import Span, SpanKind
 
-from services.collector.finalizer import ClosedShard, Finalized, Finalizer, LineIndex
+from services.collector.finalizer import ClosedShard, Finalizer, LineIndex
 from services.collector.ledger import Closed, Dropped, Kept, Ledger, Shard, ShardId
 from services.collector.progress import Progress
 from services.collector.segment import Entry, Segment, SegmentBuilder, flush_due
@@ -24,6 +24,7 @@ from shared.kafka import KAFKA_ERRORS, OutgoingRecord, Publisher
 from shared.lifecycle import Stop
 from shared.log_reader import LogReader, Record
 from shared.messages import (
+    BatchClosed,
     CompletionHeaders,
     ShardProgressed,
     UnreadableRecord,
@@ -224,24 +225,24 @@ class PartitionCollector:
 
     async def _finalise_and_tell(self, closed: ClosedShard) -> None:
         batch_id = closed.shard.batch_id
-        result = await self._finalise_patiently(closed)
+        final = await self._finalise_patiently(closed)
         closed.shard.bitmap = bytearray()  # nothing asks a closed shard for its lines
-        if result is None:
+        if final is None:
             log.error("no batch of this id was ever created, its lines stay in the spool", batch_id=batch_id)
             self._published.add(batch_id)
             return
-        await self._tell_closed(batch_id, result)
+        await self._tell_closed(batch_id, final)
         self._published.add(batch_id)
         log.info(
             "batch closed",
             batch_id=batch_id,
-            status=result.closed.status,
-            completed=result.closed.completed,
-            failed=result.closed.failed,
-            not_run=result.closed.not_run,
+            status=final.status,
+            completed=final.completed,
+            failed=final.failed,
+            not_run=final.not_run,
         )
 
-    async def _finalise_patiently(self, closed: ClosedShard) -> Finalized | None:
+    async def _finalise_patiently(self, closed: ClosedShard) -> BatchClosed | None:
         """Try until it works: a store or disk that is full or away must not hold up the partition."""
         while True:
             try:
@@ -251,11 +252,11 @@ class PartitionCollector:
                 log.warning("finalising is tried again", batch_id=closed.shard.batch_id, reason=str(error))
             await asyncio.sleep(FINALISE_BACKOFF_S)
 
-    async def _tell_closed(self, batch_id: str, result: Finalized) -> None:
+    async def _tell_closed(self, batch_id: str, final: BatchClosed) -> None:
         """Files first, so that a batch that looks closed can always be downloaded."""
-        files = [OutgoingRecord(self._topics.files.name, encode(file), 0, file.id.encode()) for file in result.files]
+        files = [OutgoingRecord(self._topics.files.name, encode(file), 0, file.id.encode()) for file in final.files]
         await self._publisher.send_all(files)
-        await self._publisher.send(self._facet_record(batch_id, "closed", encode(result.closed)))
+        await self._publisher.send(self._facet_record(batch_id, "closed", encode(final)))
 
     def _trace(self, record: Record, headers: CompletionHeaders, verdict: object) -> None:
         if not headers.traceparent or not self._telemetry.enabled or isinstance(verdict, Dropped):

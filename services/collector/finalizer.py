@@ -90,14 +90,6 @@ class ClosedShard:
     closed_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finalized:
-    """What is to be published: the terminal facet and the result files."""
-
-    closed: BatchClosed
-    files: tuple[StoredFile, ...]
-
-
 class Finalizer:
     """Turns closed batches into files."""
 
@@ -109,7 +101,7 @@ class Finalizer:
         self._scratch_dir = scratch_dir
         self._expires_after_s = result_expires_after_s
 
-    async def finalize(self, batch: ClosedShard) -> Finalized | None:
+    async def finalize(self, batch: ClosedShard) -> BatchClosed | None:
         """Make files and `final.json` durable; safe to repeat at any point. None for a batch without a manifest."""
         shard = batch.shard
         try:
@@ -121,14 +113,15 @@ class Finalizer:
         ):
             return await self._make_durable(batch, manifest)
 
-    async def _make_durable(self, batch: ClosedShard, manifest: BatchCreated) -> Finalized:
+    async def _make_durable(self, batch: ClosedShard, manifest: BatchCreated) -> BatchClosed:
         shard = batch.shard
         assert shard.total <= SHARD_LINES, f"{shard.batch_id}: batches of several shards are refused at validation"
-        if (known := await self._known_final(shard.batch_id)) is None:
+        known = await self._known_final(shard.batch_id)
+        if known is None:
             with tempfile.TemporaryDirectory(prefix="headrace-", dir=self._scratch_dir) as scratch:
                 output, errors = await self._write_files(batch, manifest, Path(scratch))
-            known = await self._create_final(batch, output, errors)
-        return Finalized(known, tuple([f async for f in self._result_files(known, manifest)]))
+            known = await self._create_final(batch, manifest, output, errors)
+        return known
 
     async def _known_final(self, batch_id: str) -> BatchClosed | None:
         try:
@@ -208,20 +201,29 @@ class Finalizer:
         for line in reader.finish():
             yield decode_request_line(line.value or b"").custom_id
 
-    async def _create_final(self, batch: ClosedShard, num_output: int, num_error: int) -> BatchClosed:
+    async def _create_final(
+        self, batch: ClosedShard, manifest: BatchCreated, num_output: int, num_error: int
+    ) -> BatchClosed:
         shard = batch.shard
         assert num_output == shard.completed, f"{shard.batch_id}: {num_output} lines, {shard.completed} completed"
+        closed_at = max(int(time.time()), batch.closed_at)
+        files = {
+            kind: await self._result_file(manifest, kind, closed_at)
+            for kind, num_lines in (("output", num_output), ("error", num_error))
+            if num_lines
+        }
         closed = BatchClosed(
             status=shard.how_closed or "",
             finalizing_at=batch.closed_at,
-            closed_at=max(int(time.time()), batch.closed_at),
+            closed_at=closed_at,
             total=shard.total,
             completed=shard.completed,
             failed=shard.failed,
             not_run=shard.total - shard.num_answered,
             usage=shard.usage,
-            output_file_id=identifiers.result_file_id(shard.batch_id, "output") if num_output else None,
-            error_file_id=identifiers.result_file_id(shard.batch_id, "error") if num_error else None,
+            output_file_id=files["output"].id if "output" in files else None,
+            error_file_id=files["error"].id if "error" in files else None,
+            files=tuple(files.values()),
         )
         try:
             await self._store.create(final_key(shard.batch_id), encode(closed))
@@ -231,18 +233,15 @@ class Finalizer:
             return known
         return closed
 
-    async def _result_files(self, closed: BatchClosed, manifest: BatchCreated) -> AsyncIterator[StoredFile]:
-        expires_after_s = manifest.output_expires_after_s or self._expires_after_s
-        for kind, file_id in (("output", closed.output_file_id), ("error", closed.error_file_id)):
-            if file_id is None:
-                continue
-            yield StoredFile(
-                id=file_id,
-                purpose="batch_output",
-                filename=f"{manifest.id}_{kind}.jsonl",
-                bytes=await self._store.size(file_key(file_id)) or 0,
-                created_at=closed.closed_at,
-                object_key=file_key(file_id),
-                expires_at=closed.closed_at + expires_after_s,
-                tenant=manifest.tenant,
-            )
+    async def _result_file(self, manifest: BatchCreated, kind: str, closed_at: int) -> StoredFile:
+        file_id = identifiers.result_file_id(manifest.id, kind)
+        return StoredFile(
+            id=file_id,
+            purpose="batch_output",
+            filename=f"{manifest.id}_{kind}.jsonl",
+            bytes=await self._store.size(file_key(file_id)) or 0,
+            created_at=closed_at,
+            object_key=file_key(file_id),
+            expires_at=closed_at + (manifest.output_expires_after_s or self._expires_after_s),
+            tenant=manifest.tenant,
+        )

@@ -18,6 +18,7 @@ from services.ingest.log_writer import LogWriter
 from services.ingest.ownership import Ownership
 from services.ingest.read_model import ReadModel
 from services.ingest.readiness import missing
+from services.ingest.restore import restore
 from services.ingest.settings import IngestSettings
 from services.ingest.view_feed import ViewFeed
 from shared.health import serve_health, start_server
@@ -55,6 +56,8 @@ class IngestProcess:
             await start_client(producer, kafka)
             stack.push_async_callback(stop_client, producer)
             publisher = Publisher(producer)
+            if s.ingest.restore:
+                await restore(store, self._topics, publisher)
             path = s.ingest.view_path or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "view.sqlite"
             path.parent.mkdir(parents=True, exist_ok=True)
             view = ReadModel(path, self._topics, log_id)

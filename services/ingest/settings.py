@@ -30,6 +30,8 @@ class IngestBlock(Block):
     cursor_interval_s: Seconds = 1.0
     batch_file_expires_after_s: int = Field(default=30 * 24 * 3600, ge=3600)
     worker_silence_s: Seconds = 10.0
+    # Publish all batches of the store again at start: for a log that does not outlive its broker.
+    restore: bool = False
 
 
 class IngestSettings(ServiceSettings):

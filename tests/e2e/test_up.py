@@ -159,3 +159,29 @@ def test_services_start_alone_and_refuse_alone() -> None:
         )
         assert done.returncode == 2
         assert "unknown setting HEADRACE_KAFKA__BOOTSTRAPS" in done.stderr
+
+
+def test_in_memory_broker_forgets_but_the_store_does_not(data_dir: Path) -> None:
+    env = {"HEADRACE_INFERENCE__ECHO__LATENCY_S": "0.2", "HEADRACE_INFERENCE__WINDOW": "8"}
+    stack = Stack(data_dir, ["--engine", "echo", "--kafka", "memory"], env)
+    with stack:
+        client = stack.client()
+        short, long = chat_lines(20, "echo"), chat_lines(400, "echo")
+        finished = wait_for_end(client, submit(client, short).id)
+        unfinished = submit(client, long)
+        unused = client.files.create(file=("unused.jsonl", b"{}"), purpose="batch")
+        assert stack.stop() == 0
+
+        stack.output_path.unlink()
+        stack.start()
+
+        client = stack.client()
+        restored = client.batches.retrieve(finished.id)
+        for name in ("status", "request_counts", "usage", "output_file_id", "completed_at", "created_at"):
+            assert getattr(restored, name) == getattr(finished, name), name
+        assert_each_line_once(client, finished, short)
+        assert client.files.retrieve(finished.input_file_id).status == "processed"
+        again = wait_for_end(client, unfinished.id)
+        assert again.status == "completed"
+        assert_each_line_once(client, again, long)
+        assert unused.id not in [file.id for file in client.files.list()], "only batches are restored"

@@ -74,6 +74,7 @@ class BatchesApi:
                 tenant=TENANT,
                 output_expires_after_s=wanted.output_expires_after_s,
                 traceparent=traceparent_of(span),
+                input_file=file,
             )
             await self._store.create(manifest_key(batch_id), encode(created))
             await self._log_writer.write_facet(batch_id, "created", created)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from services.collector.finalizer import ClosedShard, Finalized, Finalizer, LineIndex
+from services.collector.finalizer import ClosedShard, Finalizer, LineIndex
 from services.collector.ledger import Ledger
 from services.collector.segment_chain import SegmentChain
 from shared.identifiers import result_file_id
-from shared.messages import BatchCreated, CompletionHeaders, Usage, encode
+from shared.messages import BatchClosed, BatchCreated, CompletionHeaders, Usage, encode
 from shared.object_store import file_key, final_key, manifest_key
 from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry
@@ -61,7 +61,7 @@ def custom_ids(store: MemoryObjectStore, kind: str) -> list[str]:
     return [json.loads(line)["custom_id"] for line in content.splitlines()]
 
 
-async def run(store: MemoryObjectStore, batch: ClosedShard) -> Finalized:
+async def run(store: MemoryObjectStore, batch: ClosedShard) -> BatchClosed:
     result = await finalizer(store).finalize(batch)
     assert result is not None
     return result
@@ -74,7 +74,7 @@ async def test_files_are_in_input_order() -> None:
 
     assert custom_ids(store, "output") == ["c0", "c2", "c4", "c6"]
     assert custom_ids(store, "error") == ["c1", "c3", "c5"]
-    closed = result.closed
+    closed = result
     assert (closed.status, closed.completed, closed.failed, closed.not_run) == ("completed", 4, 3, 0)
     assert closed.usage == Usage(7, 7)
     assert [file.filename for file in result.files] == ["batch_1_output.jsonl", "batch_1_error.jsonl"]
@@ -91,7 +91,7 @@ async def test_lines_that_never_ran_say_why_between_the_others(end: str, status:
     assert custom_ids(store, "error") == ["c1", "c2", "c3", "c4"]
     raw = store.objects[file_key(result_file_id("batch_1", "error"))].splitlines()
     assert json.loads(raw[0])["error"]["code"] == f"batch_{status}"
-    assert (result.closed.status, result.closed.not_run, result.closed.failed) == (status, 3, 1)
+    assert (result.status, result.not_run, result.failed) == (status, 3, 1)
 
 
 async def test_file_without_lines_is_not_made() -> None:
@@ -99,8 +99,8 @@ async def test_file_without_lines_is_not_made() -> None:
 
     result = await run(store, await closed_batch(store, [], 0, "cancel"))
 
-    assert result.closed.output_file_id is None
-    assert result.closed.error_file_id is None
+    assert result.output_file_id is None
+    assert result.error_file_id is None
     assert result.files == ()
 
 
