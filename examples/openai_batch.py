@@ -156,7 +156,7 @@ def main() -> None:
             {"role": "system", "content": "You answer support tickets in one friendly sentence."},
             {"role": "user", "content": ticket.text},
         ]
-        body = {"model": arguments.chat_model, "messages": messages, "max_tokens": 24, "seed": n}
+        body = {"model": arguments.chat_model, "messages": messages, "max_tokens": 24}
         lines.append(request_line(f"reply-{n}", "/v1/chat/completions", body))
     batch = run_batch(client, lines, "/v1/chat/completions", f"Replies with {arguments.chat_model}")
     answers = fetch_results(client, batch, lines, arguments.out)

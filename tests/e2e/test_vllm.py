@@ -103,6 +103,18 @@ def test_refusals_of_vllm_are_error_lines(embedded: OpenAI) -> None:
     assert all(entry["response"]["body"]["error"]["message"] for entry in errors)
 
 
+def test_seeds_and_long_prompts_do_not_kill_the_engine(embedded: OpenAI) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"model": CHAT, "messages": [{"role": "user", "content": "why " * (n * 10)}], "max_tokens": 8, "seed": n}
+        for n in range(1, 101)
+    ]
+
+    batch, output, _ = run(embedded, "/v1/chat/completions", bodies)
+
+    assert batch.status == "completed"
+    assert len(output) == 100
+
+
 def test_endpoint_that_the_model_does_not_offer_is_an_error_line(embedded: OpenAI) -> None:
     _, output, errors = run(embedded, "/v1/embeddings", [{"model": CHAT, "input": "x"}])
 
