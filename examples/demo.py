@@ -72,6 +72,8 @@ def main() -> int:
         str(data),
     ]
     command += [part for model in named for part in ("--model", model)]
+    if arguments.engine == "vllm" and not arguments.model:
+        command.append("--vllm-arg=--dtype=float32")  # how both models' weights are stored
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stack:
         # A closed terminal or a `kill` must not leave the stack behind.
