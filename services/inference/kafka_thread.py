@@ -14,7 +14,7 @@ class KafkaThread:
         self.error: BaseException | None = None
         self.ended = asyncio.Event()
         self._home = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="kafka")
+        self._thread = threading.Thread(target=self._run, name="kafka", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
