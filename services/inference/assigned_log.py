@@ -77,7 +77,8 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         except KAFKA_ERRORS as error:
             log.warning("poll failed, joining the group anew", error=repr(error))
             await stop_client(self._consumer)
-            self._consumer = None
+            self._consumer, self._stable = None, False
+            self._epoch += 1  # the next consumer starts where the group has committed
             await asyncio.sleep(REOPEN_BACKOFF_S)
             return []
         # After the poll: a rebalance may finish inside it, and the records are then of the new epoch.
