@@ -24,7 +24,7 @@ from rich.table import Table
 TICKETS = Path(__file__).with_name("tickets.tsv")
 NUM_PROMPTS = 240
 # Which ticket of each topic the table shows.
-SHOWN_PER_TOPIC = 15
+SHOWN_PER_TOPIC = 18
 POLL_S = 0.25
 TERMINAL = {"completed", "failed", "expired", "cancelled"}
 console = Console(width=max(100, Console().width))
