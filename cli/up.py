@@ -98,6 +98,7 @@ def up(options: UpOptions) -> int:
     _check(options)
     with _locked(options.data):
         settings = load_settings(ServiceSettings)
+        (options.data / "run" / "stack.json").unlink(missing_ok=True)  # a killed stack leaves it behind
         supervisor = Supervisor(options.data, say, settings.drain_timeout_s + STOP_MARGIN_S)
         supervisor.catch_signals()
         try:

@@ -107,6 +107,7 @@ def start_kafka() -> Server:
         from testcontainers.community.kafka import KafkaContainer
 
         container = KafkaContainer(_IMAGES["kafka"]).with_kraft()
+        container.with_env("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
         container.start()
         return Server("docker", container.get_bootstrap_server(), stop=container.stop)
     if java_problem() is None and jars_problem(cache_folder()) is None:
