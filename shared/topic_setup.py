@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -11,7 +11,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 from shared.errors import SetupError, UnavailableError
 from shared.kafka import KAFKA_ERRORS, common_options, start_client, stop_client
 from shared.settings import KafkaSettings
-from shared.topics import Topic
+from shared.topics import RECORD_BYTES_MAX, Topic
 
 VISIBLE_POLL_S = 0.1
 _CREATE_HINT = "create it, or set HEADRACE_KAFKA__CREATE_TOPICS=true"
@@ -75,23 +75,33 @@ async def _check_layout(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) -> 
                 f"topic {topic.name} has {found} partitions, the settings say {topic.partitions}: "
                 "set HEADRACE_KAFKA__*_PARTITIONS to what the topic has, or use another topic prefix"
             )
-    for name, policy in (await _cleanup_policies(admin, topics)).items():
-        wanted = next("compact" if t.compacted else "delete" for t in topics if t.name == name)
-        if wanted not in policy:
-            raise SetupError(f"topic {name} has cleanup.policy={policy}, it must be {wanted}: alter the topic")
+    configs = await _configs(admin, topics)
+    for topic in topics:
+        _check_config(topic, configs.get(topic.name, {}))
 
 
-async def _cleanup_policies(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) -> dict[str, str]:
-    resources = [ConfigResource(ConfigResourceType.TOPIC, t.name, {"cleanup.policy": ""}) for t in topics]
+def _check_config(topic: Topic, config: Mapping[str, str]) -> None:
+    """Refuse a cleanup policy that loses records, and a record size that the largest line does not fit into."""
+    wanted, policy = topic.config()["cleanup.policy"], config.get("cleanup.policy")
+    if policy is not None and wanted not in policy:
+        raise SetupError(f"topic {topic.name} has cleanup.policy={policy}, it must be {wanted}: alter the topic")
+    size = config.get("max.message.bytes")
+    if size is not None and int(size) < RECORD_BYTES_MAX:
+        raise SetupError(
+            f"topic {topic.name} has max.message.bytes={size}, it must be at least {RECORD_BYTES_MAX}: alter the topic"
+        )
+
+
+async def _configs(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) -> dict[str, dict[str, str]]:
+    """The settings that are checked, by topic; empty on a broker that has no topic configuration."""
+    keys = {"cleanup.policy": "", "max.message.bytes": ""}
+    resources = [ConfigResource(ConfigResourceType.TOPIC, t.name, keys) for t in topics]
     try:
         responses = await admin.describe_configs(resources)
     except KAFKA_ERRORS:
-        return {}  # the in-memory broker of the tests has no topic configuration
-    found: dict[str, str] = {}
-    for response in responses:
-        for resource in response.resources:
-            name, entries = resource[3], resource[4]
-            policies = [entry[1] for entry in entries if entry[0] == "cleanup.policy"]
-            if policies:
-                found[name] = policies[0]
-    return found
+        return {}  # the in-memory broker
+    return {
+        resource[3]: {entry[0]: entry[1] for entry in resource[4] if entry[0] in keys}
+        for response in responses
+        for resource in response.resources
+    }

@@ -65,6 +65,14 @@ async def test_topic_with_other_partitions_or_cleanup_is_refused(settings: Kafka
         await prepare_topics(settings, [topics.files])
 
 
+async def test_topic_that_the_largest_line_does_not_fit_into_is_refused(settings: KafkaSettings) -> None:
+    topics = Topics(settings)
+    await create(settings, topics.completions.name, 4)  # Kafka's own default is about a megabyte
+
+    with pytest.raises(SetupError, match=r"max\.message\.bytes=\d+, it must be at least"):
+        await prepare_topics(settings, [topics.completions])
+
+
 async def test_no_broker_is_one_sentence() -> None:
     nowhere = KafkaSettings(bootstrap="127.0.0.1:9", request_timeout_s=1)
 
