@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from cli import options as opt
+from cli.recover import recover
 from cli.up import default_engine, default_models, up
-from shared.errors import SetupError
+from cli.verify import verify
+from shared.errors import HeadraceError, SetupError
 from shared.lifecycle import SETUP_EXIT_CODE
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -58,13 +60,37 @@ def up_command(
     raise typer.Exit(up(options))
 
 
+Data = Annotated[Path, typer.Option(envvar="HEADRACE_DATA", help="Folder for everything that is kept.")]
+Store = Annotated[str, typer.Option(help="file:///DIR or s3://BUCKET; a folder under --data by default.")]
+
+
+@app.command("recover")
+def recover_command(
+    data: Data = Path(".headrace"),
+    kafka: Annotated[str, typer.Option(help="auto, jvm or HOST:PORT.")] = "auto",
+    store: Store = "",
+) -> None:
+    """Fill a log that lost its data from the object store; run it while no service runs."""
+    raise typer.Exit(recover(data=data, kafka=opt.parse_kafka(kafka), store=opt.parse_store(store, data)))
+
+
+@app.command("verify")
+def verify_command(
+    batch_ids: Annotated[list[str], typer.Argument(metavar="BATCH_ID...")],
+    data: Data = Path(".headrace"),
+    store: Store = "",
+) -> None:
+    """Check segments, files and records of batches against each other, from the object store alone."""
+    raise typer.Exit(verify(batch_ids, opt.parse_store(store, data)))
+
+
 def main() -> None:
     """Console entry: a wrong set-up is one sentence and exit code 2."""
     try:
         app()
-    except SetupError as error:
+    except HeadraceError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(SETUP_EXIT_CODE)
+        sys.exit(SETUP_EXIT_CODE if isinstance(error, SetupError) else 1)
 
 
 if __name__ == "__main__":

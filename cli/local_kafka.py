@@ -22,7 +22,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{broker}
+advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
 log.dirs={logs}
@@ -106,15 +106,27 @@ def fetch_jars(cache: Path, assets: Path) -> None:
         shutil.rmtree(partial)  # somebody else was faster
 
 
-def prepare_jvm_broker(data: Path, cache: Path, assets: Path) -> LocalKafka:
-    """Format the log directory on first use and write the broker's properties; raises SetupError."""
+def is_formatted(data: Path) -> bool:
+    """Whether a broker kept its log here before."""
+    return (data / "log" / "meta.properties").is_file()
+
+
+def prepare_jvm_broker(data: Path, cache: Path, assets: Path, *, advertised_port: int = 0) -> LocalKafka:
+    """Format the log directory on first use and write the broker's properties; raises SetupError.
+
+    Clients are sent to `advertised_port` when it is not 0, for a proxy in front of the broker.
+    """
     fetch_jars(cache, assets)
     data.mkdir(parents=True, exist_ok=True)
     broker, controller = free_port(), free_port()
     properties = data / "server.properties"
-    properties.write_text(_PROPERTIES.format(broker=broker, controller=controller, logs=data / "log"))
+    properties.write_text(
+        _PROPERTIES.format(
+            broker=broker, advertised=advertised_port or broker, controller=controller, logs=data / "log"
+        )
+    )
     java = ("java", f"-Dlog4j2.configurationFile={assets / 'log4j2.properties'}", "-cp", f"{jars_folder(cache)}/*")
-    if not (data / "log" / "meta.properties").is_file():
+    if not is_formatted(data):
         # A leading dash would be taken for an option.
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "k")
         command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]

@@ -47,7 +47,6 @@ def _ingest(options: UpOptions, common: Mapping[str, str], python: str, *, memor
     env = dict(common) | {"HEADRACE_INGEST__HOST": HOST, "HEADRACE_INGEST__PORT": str(options.port)}
     env.setdefault("HEADRACE_INGEST__VIEW_PATH", str(options.data / "view.sqlite"))
     if memory:
-        env["HEADRACE_INGEST__RESTORE"] = "true"
         env["HEADRACE_INGEST__OUTSTANDING_LINES_PER_BATCH"] = _MEMORY_OUTSTANDING_LINES
         env["HEADRACE_INGEST__OUTSTANDING_LINES_PER_TENANT"] = _MEMORY_OUTSTANDING_LINES
     ready = f"http://{HOST}:{options.port}/readyz"

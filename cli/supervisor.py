@@ -23,6 +23,7 @@ POLL_S = 0.1
 READY_TIMEOUT_S = 900.0
 PROBE_TIMEOUT_S = 2.0
 TELL_INTERVAL_S = 5.0
+READY_PROBE_INTERVAL_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -47,6 +48,9 @@ class Child:
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     restart_at_s: float | None = None
     was_ready: bool = False
+    is_ready: bool = False  # in this life
+    began_at_s: float = field(default_factory=time.monotonic)
+    probed_at_s: float = 0.0
 
 
 class GaveUp(HeadraceError):
@@ -123,10 +127,14 @@ class Supervisor:
             if child.restart_at_s is not None:
                 if now >= child.restart_at_s:
                     child.restart_at_s = None
+                    child.began_at_s, child.is_ready = now, False
                     child.process = self._spawn(child.spec, None)
                     self._say(f"{child.spec.name} started again (pid {child.process.pid})")
             elif (code := child.process.poll()) is not None:
                 self._on_death(child, code, now)
+            elif not child.is_ready and now - child.probed_at_s > READY_PROBE_INTERVAL_S:
+                child.probed_at_s = now
+                self._not_ready(child)
 
     def stop_all(self) -> None:
         """SIGTERM in stop order, each stage inside the limit, then SIGKILL for what is left."""
@@ -167,7 +175,10 @@ class Supervisor:
         how = f"by signal {-code}" if code < 0 else f"with code {code}"
         if code == SETUP_EXIT_CODE and not child.was_ready:
             raise GaveUp(f"{name}: {self.log_tail(name)}", is_setup=True)
-        restart_at = child.policy.on_death(now) if child.spec.restartable else None
+        lived_s = now - child.began_at_s
+        restart_at = (
+            child.policy.on_death(now, lived_s=lived_s, was_ready=child.is_ready) if child.spec.restartable else None
+        )
         if restart_at is None:
             raise GaveUp(f"{name} died {how} and is given up: {self.log_tail(name)} (log: {self._logs / name}.log)")
         child.restart_at_s = restart_at
@@ -179,7 +190,8 @@ class Supervisor:
         if child.process.poll() is not None:
             return "not running"
         reason = probe(child.spec.ready_url)
-        child.was_ready = child.was_ready or not reason
+        child.is_ready = child.is_ready or not reason
+        child.was_ready = child.was_ready or child.is_ready
         return reason
 
     def _check_signals(self) -> None:

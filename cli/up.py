@@ -16,7 +16,16 @@ from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient
 
-from cli.local_kafka import LocalKafka, free_port, jars_problem, java_problem, prepare_jvm_broker, prepare_memory_broker
+from cli.fill_log import fill_log
+from cli.local_kafka import (
+    LocalKafka,
+    free_port,
+    is_formatted,
+    jars_problem,
+    java_problem,
+    prepare_jvm_broker,
+    prepare_memory_broker,
+)
 from cli.options import Engine, Model, UpOptions
 from cli.stack import HOST, KAFKA_ORDER, service_specs
 from cli.supervisor import ChildSpec, GaveUp, Interrupted, Supervisor
@@ -96,7 +105,7 @@ def default_models(engine: Engine) -> tuple[Model, ...]:
 def up(options: UpOptions) -> int:
     """Run the stack until a signal comes; the exit code: 0 drained, 1 gave up, 2 the set-up is wrong."""
     _check(options)
-    with _locked(options.data):
+    with locked(options.data):
         settings = load_settings(ServiceSettings)
         (options.data / "run" / "stack.json").unlink(missing_ok=True)  # a killed stack leaves it behind
         supervisor = Supervisor(options.data, say, settings.drain_timeout_s + STOP_MARGIN_S)
@@ -153,7 +162,8 @@ async def _check_store(settings: StoreSettings) -> None:
 
 
 @contextmanager
-def _locked(data: Path) -> Iterator[None]:
+def locked(data: Path) -> Iterator[None]:
+    """Hold the data folder alone; raises SetupError."""
     try:
         (data / "run").mkdir(parents=True, exist_ok=True)
         lock = (data / "run" / "stack.lock").open("w")
@@ -171,21 +181,25 @@ def _locked(data: Path) -> Iterator[None]:
 
 def _start(options: UpOptions, supervisor: Supervisor) -> None:
     kafka = load_settings(ServiceSettings).kafka
-    kind = _choose_kafka(options.kafka)
-    log_id = ""
+    kind = choose_kafka(options.kafka)
+    log_id, is_empty = "", kind == "memory"
     if kind == "jvm":
-        broker = prepare_jvm_broker(options.data.resolve() / "kafka", cache_folder(), assets_folder())
-        bootstrap = _start_broker(supervisor, broker)
+        folder = options.data.resolve() / "kafka"
+        is_empty = not is_formatted(folder)
+        bootstrap = start_broker(supervisor, prepare_jvm_broker(folder, cache_folder(), assets_folder()))
     elif kind == "memory":
         log_id = f"memory-{uuid.uuid4().hex[:12]}"
         topics = Topics(kafka).all_for(tuple(model.name for model in options.models))
         broker = prepare_memory_broker({topic.name: topic.partitions for topic in topics})
-        bootstrap = _start_broker(supervisor, broker)
+        bootstrap = start_broker(supervisor, broker)
     else:
         bootstrap = kind
     is_ours = kind in ("jvm", "memory")
     timeout_s = BROKER_START_TIMEOUT_S if is_ours else BROKER_ANSWER_TIMEOUT_S
-    _wait_for_broker(kafka.model_copy(update={"bootstrap": bootstrap}), supervisor, timeout_s)
+    kafka = kafka.model_copy(update={"bootstrap": bootstrap})
+    wait_for_broker(kafka, supervisor, timeout_s)
+    if is_empty:
+        _fill_empty_log(options, kafka.model_copy(update={"create_topics": True, "log_id": log_id or kafka.log_id}))
     say(f"kafka {bootstrap}, store {options.store}, engine {options.engine.kind}")
     _write_stack_file(options, bootstrap)
     specs = service_specs(
@@ -202,7 +216,15 @@ def _start(options: UpOptions, supervisor: Supervisor) -> None:
     supervisor.wait_until_ready()
 
 
-def _choose_kafka(asked: str) -> str:
+def _fill_empty_log(options: UpOptions, kafka: KafkaSettings) -> None:
+    """A log of our own that is new takes over what an earlier one left in the store."""
+    store = load_settings(ServiceSettings).store.model_copy(update={"url": options.store})
+    done = asyncio.run(fill_log(kafka, store))
+    if done.num_finished or done.num_unfinished:
+        say(f"the log is new: {done.num_finished} finished and {done.num_unfinished} unfinished batches recovered")
+
+
+def choose_kafka(asked: str) -> str:
     """`jvm`, `memory` or an address, and a line that says which and why; raises SetupError."""
     if asked == "auto" and (given := os.environ.get("HEADRACE_KAFKA__BOOTSTRAP")):
         say(f"kafka: {given}, from HEADRACE_KAFKA__BOOTSTRAP")
@@ -215,12 +237,13 @@ def _choose_kafka(asked: str) -> str:
         return "jvm"
     if asked in ("auto", "memory"):
         why = f" ({problem})" if problem else ""
-        say(f"kafka: IN MEMORY{why}; the log dies with it, and unfinished batches begin anew next time")
+        say(f"kafka: IN MEMORY{why}; the log dies with it, and its batches are recovered from the store")
         return "memory"
     return asked
 
 
-def _start_broker(supervisor: Supervisor, broker: LocalKafka) -> str:
+def start_broker(supervisor: Supervisor, broker: LocalKafka) -> str:
+    """Start a broker of our own; its address."""
     in_memory = not broker.bootstrap
     spec = ChildSpec("kafka", broker.argv, dict(os.environ), stop_order=KAFKA_ORDER, restartable=not in_memory)
     child = supervisor.start(spec, stdout=subprocess.PIPE if in_memory else None)
@@ -230,7 +253,7 @@ def _start_broker(supervisor: Supervisor, broker: LocalKafka) -> str:
     return child.process.stdout.readline().decode().strip()
 
 
-def _wait_for_broker(settings: KafkaSettings, supervisor: Supervisor, timeout_s: float) -> None:
+def wait_for_broker(settings: KafkaSettings, supervisor: Supervisor, timeout_s: float = BROKER_START_TIMEOUT_S) -> None:
     """Until a broker listens and answers; raises SetupError, GaveUp or Interrupted."""
     host, _, port = settings.bootstrap.split(",")[0].rpartition(":")
     deadline = time.monotonic() + timeout_s

@@ -24,6 +24,7 @@ from shared.messages import (
     Facet,
     LineProblem,
     ShardProgressed,
+    ShardRedriven,
     Usage,
 )
 
@@ -111,6 +112,7 @@ class BatchView:
     cancel: BatchCancelRequested | None = None
     dispatch: BatchDispatched | None = None
     progress: dict[str, ShardProgressed] = field(default_factory=dict)
+    redriven: dict[str, ShardRedriven] = field(default_factory=dict)
     closed: BatchClosed | None = None
 
     @property
@@ -159,6 +161,8 @@ def apply_facet(view: BatchView | None, name: str, facet: Facet) -> BatchView | 
         case ShardProgressed():
             shard = name.partition("/")[2]
             return replace(view, progress=view.progress | {shard: _higher(view.progress.get(shard), facet)})
+        case ShardRedriven():
+            return replace(view, redriven=view.redriven | {name.partition("/")[2]: facet})
         case BatchClosed():
             return replace(view, closed=view.closed or facet)
         case _:

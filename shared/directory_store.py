@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,17 @@ class DirectoryStore:
 
     async def create(self, key: str, data: bytes | BinaryIO) -> None:
         await self._run(lambda: self._create(key, data))
+
+    async def concatenate(self, key: str, parts: Sequence[str]) -> None:
+        def write(out: BinaryIO) -> None:
+            for part in parts:
+                try:
+                    with self._path(part).open("rb") as source:
+                        shutil.copyfileobj(source, out, CHUNK_BYTES)
+                except FileNotFoundError:
+                    raise ObjectNotFound(f"no object {part}") from None
+
+        await self._run(lambda: self._create_with(key, write))
 
     async def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         return await self._run(lambda: self._read(key, start, length))
@@ -70,15 +81,21 @@ class DirectoryStore:
         return self._root.joinpath(*(quote(part, safe="-_.#@+=,:~") for part in parts))
 
     def _create(self, key: str, data: bytes | BinaryIO) -> None:
+        def write(out: BinaryIO) -> None:
+            if isinstance(data, bytes):
+                out.write(data)
+            else:
+                data.seek(0)
+                shutil.copyfileobj(data, out, CHUNK_BYTES)
+
+        self._create_with(key, write)
+
+    def _create_with(self, key: str, write: Callable[[BinaryIO], None]) -> None:
         target = self._path(key)
         temporary = self._temporary / uuid.uuid4().hex
         try:
             with temporary.open("xb") as out:
-                if isinstance(data, bytes):
-                    out.write(data)
-                else:
-                    data.seek(0)
-                    shutil.copyfileobj(data, out, CHUNK_BYTES)
+                write(out)
                 out.flush()
                 os.fsync(out.fileno())
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Is this process alive, and is it ready? `/healthz` and `/readyz` of services without an HTTP API. SHELL."""
+"""Is this process alive, ready, and how is it? `/healthz`, `/readyz`, `/metrics` of services without an API. SHELL."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from shared.errors import SetupError
@@ -47,7 +48,12 @@ def health_app(not_ready: NotReady) -> Starlette:
         missing = dict(not_ready())
         return JSONResponse({"ready": not missing, "missing": missing}, status_code=503 if missing else 200)
 
-    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz)])
+    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)])
+
+
+async def metrics(_: Request) -> Response:
+    """The process's metrics in Prometheus' text form."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 @asynccontextmanager

@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from shared.topics import num_shards, shard_of_line
+
 SCHEMA_VERSION: Final = 1
 
 # A line number has four bytes in a segment.
@@ -92,7 +94,8 @@ class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
     """Facet `dispatch`: refused with `errors`, or in progress with `total` and a cursor.
 
     `next_line` and `next_byte` say where in the input file to go on; `highest_offsets` is the last request
-    offset per partition, which the audit needs to know that everything was consumed.
+    offset per partition, which the audit needs to know that everything was consumed. `answered_key` names an
+    object with one bit per line: those that were answered in an earlier log and are not dispatched again.
     """
 
     failed_at: int | None = None
@@ -103,6 +106,7 @@ class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
     next_line: int = 0
     next_byte: int = 0
     highest_offsets: dict[str, int] = msgspec.field(default_factory=dict)
+    answered_key: str | None = None
 
 
 class ShardProgressed(Message, frozen=True, kw_only=True, tag="progress"):
@@ -115,6 +119,33 @@ class ShardProgressed(Message, frozen=True, kw_only=True, tag="progress"):
     failed: int
     usage: Usage = Usage()
     answered_at: int | None = None
+
+
+class ShardRedriven(Message, frozen=True, kw_only=True, tag="redriven"):
+    """Facet `redriven/<shard>`: lines that were lost by proof and sent again, `num_lines` in all.
+
+    `attempt` is that of the last time, and `highest_offsets` what has to be consumed before the next proof.
+    """
+
+    attempt: int
+    num_lines: int
+    highest_offsets: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class ShardClosed(Message, frozen=True, kw_only=True):
+    """The terminal record of one shard of a batch that has several; stands beside the shard's files."""
+
+    status: str
+    closed_at: int
+    completed: int
+    failed: int
+    not_run: int
+    usage: Usage = Usage()
+
+    @property
+    def num_errors(self) -> int:
+        """Lines of the error file."""
+        return self.failed + self.not_run
 
 
 class BatchClosed(Message, frozen=True, kw_only=True, tag="closed"):
@@ -133,7 +164,7 @@ class BatchClosed(Message, frozen=True, kw_only=True, tag="closed"):
     files: tuple[StoredFile, ...] = ()
 
 
-Facet = BatchCreated | BatchCancelRequested | BatchDispatched | ShardProgressed | BatchClosed
+Facet = BatchCreated | BatchCancelRequested | BatchDispatched | ShardProgressed | ShardRedriven | BatchClosed
 
 
 class WorkerHeartbeat(Message, frozen=True, kw_only=True):
@@ -171,16 +202,22 @@ class CompletionHeaders(msgspec.Struct, frozen=True, kw_only=True):
     """Headers of a record on `completions`.
 
     `kind` is `line` (the value is a finished output or error line), or `cancel` or `deadline` (no value:
-    what lies before it in the partition is in the files, what lies after is not).
+    what lies before it in the partition is in the files, what lies after is not; `shard` says which shard ends).
     """
 
     kind: str
     batch_id: str
     line: int = 0
+    shard: int = 0
     total: int
     succeeded: bool = False
     usage: Usage = Usage()
     traceparent: str | None = None
+
+    @property
+    def shard_id(self) -> tuple[str, int]:
+        """The batch shard that the record is about."""
+        return self.batch_id, shard_of_line(self.line) if self.kind == "line" else self.shard
 
 
 class UnreadableRecord(ValueError):
@@ -242,7 +279,9 @@ def read_request_headers(headers: Iterable[Header]) -> RequestHeaders:
 def completion_headers(h: CompletionHeaders) -> list[Header]:
     """Headers of a completion, cancel or deadline record."""
     headers = [("kind", h.kind.encode()), ("batch", h.batch_id.encode()), ("total", b"%d" % h.total)]
-    if h.kind == "line":
+    if h.kind != "line":
+        headers.append(("shard", b"%d" % h.shard))
+    else:
         u = h.usage
         headers.append(("line", b"%d" % h.line))
         headers.append(("outcome", b"completed" if h.succeeded else b"failed"))
@@ -265,7 +304,10 @@ def read_completion_headers(headers: Iterable[Header]) -> CompletionHeaders:
             raise ValueError(f"total {total}")
         traceparent = _text(found.get("traceparent"))
         if kind != "line":
-            return CompletionHeaders(kind=kind, batch_id=batch, total=total, traceparent=traceparent)
+            shard = int(found.get("shard", b"0"))
+            if not 0 <= shard < num_shards(total):
+                raise ValueError(f"shard {shard} of {total} lines")
+            return CompletionHeaders(kind=kind, batch_id=batch, shard=shard, total=total, traceparent=traceparent)
         line = int(found["line"])
         if not 0 <= line < total:
             raise ValueError(f"line {line} of {total}")

@@ -3,7 +3,7 @@
 Two implementations stand behind the port: a local directory and an S3 bucket. Writes are create-only.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import BinaryIO, Protocol
 
 from shared.errors import ObjectExists, SetupError
@@ -29,6 +29,12 @@ class ObjectStore(Protocol):
     async def keys(self, prefix: str) -> list[str]:
         """All keys that start with `prefix`, sorted."""
 
+    async def concatenate(self, key: str, parts: Sequence[str]) -> None:
+        """Write an object that is other objects joined; as durable and create-only as `create`.
+
+        Raises ObjectExists, and ObjectNotFound when a part is missing.
+        """
+
     async def delete(self, key: str) -> None:
         """Remove an object; no error when there is none."""
 
@@ -46,6 +52,31 @@ def manifest_key(batch_id: str) -> str:
     return f"batches/{batch_id}/manifest.json"
 
 
+def file_object_key(file_id: str) -> str:
+    """The File object of an upload, so that the store alone knows which files there are."""
+    return f"file-objects/{file_id}.json"
+
+
+def cancel_key(batch_id: str) -> str:
+    """The wish to cancel, written before the cancel call is answered."""
+    return f"batches/{batch_id}/cancel.json"
+
+
+def validated_key(batch_id: str) -> str:
+    """The one outcome of validation: refused, or how many lines. Create-only, so two dispatchers cannot differ."""
+    return f"batches/{batch_id}/validated.json"
+
+
+def answered_key(batch_id: str, log_id: str) -> str:
+    """One bit per line that was answered before the log `log_id` began."""
+    return f"batches/{batch_id}/answered/{log_id}"
+
+
+def shard_key(batch_id: str, shard: int, name: str) -> str:
+    """`output`, `error` or `final.json` of one shard of a batch that has several."""
+    return f"batches/{batch_id}/shards/{shard}/{name}"
+
+
 def batch_of_manifest(key: str) -> str | None:
     """The batch whose manifest has this key, or None for any other key."""
     parts = key.split("/")
@@ -60,6 +91,21 @@ def final_key(batch_id: str) -> str:
 def chain_prefix(log_id: str, topic: str, partition: int) -> str:
     """Common prefix of the segments of one partition."""
     return f"spool/{log_id}/{topic}/{partition}/"
+
+
+def chain_start_prefix(log_id: str, topic: str, partition: int) -> str:
+    """Common prefix of the markers that say where a chain begins after its oldest segments were removed."""
+    return f"spool-starts/{log_id}/{topic}/{partition}/"
+
+
+def chain_start_key(log_id: str, topic: str, partition: int, offset: int) -> str:
+    """The marker that segments before `offset` are gone for good."""
+    return f"{chain_start_prefix(log_id, topic, partition)}{offset:020d}"
+
+
+def lineage_key(log_id: str) -> str:
+    """Which logs were recovered into the log `log_id`, oldest first."""
+    return f"lineage/{log_id}.json"
 
 
 def segment_key(log_id: str, topic: str, partition: int, first_offset: int) -> str:

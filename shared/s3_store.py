@@ -5,8 +5,9 @@ conditional write in its 7.2 line; every server that honours the header answers 
 """
 
 import asyncio
+import io
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from shared.settings import StoreSettings
 T = TypeVar("T")
 _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchObject"})
 _MAX_CONNECTIONS_EXTRA = 2
+PUT_BYTES_MAX = 5 * 1024**3
 
 
 class S3Store:
@@ -68,6 +70,18 @@ class S3Store:
     async def create(self, key: str, data: bytes | BinaryIO) -> None:
         await self._run(lambda: self._create(key, data))
 
+    async def concatenate(self, key: str, parts: Sequence[str]) -> None:
+        def put() -> None:
+            sizes = [self._stat(part) for part in parts]
+            if sum(sizes) > PUT_BYTES_MAX:
+                raise ObjectStoreError(f"{key} would have {sum(sizes)} bytes; S3 takes {PUT_BYTES_MAX} at once")
+            joined = io.BufferedReader(_Joined(self._get, parts), CHUNK_BYTES)
+            url = self._client.presigned_put_object(bucket_name=self._bucket, object_name=key)
+            with joined:
+                self._put(url, key, joined, sum(sizes))
+
+        await self._run(put)
+
     async def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         if length == 0:
             return b""
@@ -86,7 +100,7 @@ class S3Store:
 
     async def size(self, key: str) -> int | None:
         try:
-            return (await self._run(lambda: self._client.stat_object(bucket_name=self._bucket, object_name=key))).size
+            return await self._run(lambda: self._stat(key))
         except ObjectNotFound:
             return None
 
@@ -140,6 +154,9 @@ class S3Store:
                 f"object store answered {response.status} to the creation of {key}: {response.data[:300]!r}"
             )
 
+    def _stat(self, key: str) -> int:
+        return self._client.stat_object(bucket_name=self._bucket, object_name=key).size or 0
+
     def _get(self, key: str, start: int, length: int) -> urllib3.BaseHTTPResponse | None:
         try:
             return self._client.get_object(bucket_name=self._bucket, object_name=key, offset=start, length=length)
@@ -157,3 +174,36 @@ class S3Store:
         finally:
             response.close()
             response.release_conn()
+
+
+class _Joined(io.RawIOBase):
+    """Objects as one stream: each is opened when the one before it has ended."""
+
+    def __init__(self, get: Callable[[str, int, int], urllib3.BaseHTTPResponse | None], parts: Sequence[str]) -> None:
+        self._get = get
+        self._parts = list(parts)
+        self._current: urllib3.BaseHTTPResponse | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while self._current is not None or self._parts:
+            if self._current is None:
+                self._current = self._get(self._parts.pop(0), 0, 0)
+                continue
+            if chunk := self._current.read(len(buffer)):
+                buffer[: len(chunk)] = chunk
+                return len(chunk)
+            self._release()
+        return 0
+
+    def close(self) -> None:
+        self._release()
+        super().close()
+
+    def _release(self) -> None:
+        current, self._current = self._current, None
+        if current is not None:
+            current.close()
+            current.release_conn()

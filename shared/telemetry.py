@@ -10,9 +10,12 @@ import logging
 import sys
 
 import structlog
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import Counter
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
@@ -28,9 +31,19 @@ _BATCH_ID, _LINE = "headrace.batch.id", "headrace.line"
 
 
 class Telemetry:
-    """The tracer of a process and the share of lines that it traces."""
+    """The tracer and the meter of a process, and the share of lines that it traces.
 
-    def __init__(self, service: str, settings: TelemetrySettings, exporter: SpanExporter | None = None) -> None:
+    `serve_metrics` puts the instruments into the process-wide Prometheus registry, which `/metrics` shows.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        settings: TelemetrySettings,
+        exporter: SpanExporter | None = None,
+        *,
+        serve_metrics: bool = False,
+    ) -> None:
         self._provider: TracerProvider | None = None
         if exporter is None and settings.otlp_endpoint:
             exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint.rstrip("/") + "/v1/traces")
@@ -42,11 +55,19 @@ class Telemetry:
         self._ratio = settings.sample_ratio if self._provider else 0.0
         tracer = self._provider or trace.NoOpTracerProvider()
         self.tracer: Tracer = tracer.get_tracer("headrace", schema_url=SCHEMA_URL)
+        meters = MeterProvider([PrometheusMetricReader()]) if serve_metrics else metrics.NoOpMeterProvider()
+        self._meter = meters.get_meter("headrace", schema_url=SCHEMA_URL)
 
     @property
     def enabled(self) -> bool:
         """Whether spans go anywhere."""
         return self._provider is not None
+
+    def counter(self, name: str, description: str) -> Counter:
+        """A counter, shown from the start as zero; `headrace.lines.x` is `headrace_lines_x_total` on the page."""
+        counter = self._meter.create_counter(name, description=description)
+        counter.add(0)
+        return counter
 
     def traces_line(self, batch_id: str, line: int) -> bool:
         """Whether this line (0-based) belongs to the sampled share."""

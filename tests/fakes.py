@@ -1,7 +1,7 @@
 """Small stand-ins with the same ports as the real things."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import BinaryIO
 
 from services.inference.engine import EngineRequest, EngineResult
@@ -21,6 +21,9 @@ class MemoryObjectStore:
             data.seek(0)
             data = data.read()
         self.objects[key] = data
+
+    async def concatenate(self, key: str, parts: Sequence[str]) -> None:
+        await self.create(key, b"".join([await self.read(part) for part in parts]))
 
     async def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         if key not in self.objects:
@@ -73,6 +76,9 @@ class ScriptedEngine:
 
     def failure(self) -> str | None:
         return None
+
+    async def probe(self) -> None:
+        pass
 
     async def close(self, timeout_s: float) -> None:
         pass

@@ -6,10 +6,14 @@ import sys
 import structlog
 from aiokafka import TopicPartition
 
+from services.collector.auditor import Auditor
+from services.collector.closing import Closing
 from services.collector.collector import PartitionCollector
 from services.collector.finalizer import Finalizer
+from services.collector.open_batches import OpenBatches
 from services.collector.segment_chain import SegmentChain
 from services.collector.settings import CollectorSettings
+from shared.group_offsets import GroupOffsets
 from shared.health import serve_health
 from shared.kafka import Publisher, make_producer, start_client, stop_client
 from shared.lifecycle import Deadline, Stop, run_service, stop_on_signals
@@ -24,25 +28,6 @@ from shared.topics import Topics
 log = structlog.get_logger(__name__)
 
 LAG_GROUP = "collector"
-READ_TIMEOUT_MS = 500
-
-
-async def closed_batches(settings: CollectorSettings, topics: Topics) -> set[str]:
-    """Batches whose terminal facet is published: they are not finalised again after a restart."""
-    reader = LogReader(settings.kafka)
-    partitions = [TopicPartition(topics.batches.name, number) for number in range(topics.batches.partitions)]
-    await reader.open(dict.fromkeys(partitions))
-    found: set[str] = set()
-    try:
-        ends = await reader.end_offsets()
-        while any(reader.positions[tp] < end for tp, end in ends.items()):
-            for record in await reader.poll(timeout_ms=READ_TIMEOUT_MS, max_records=5_000):
-                batch_id, _, facet = (record.key or b"").decode().partition("/")
-                if facet == "closed" and record.value is not None:
-                    found.add(batch_id)
-    finally:
-        await reader.close()
-    return found
 
 
 class CollectorProcess:
@@ -61,34 +46,50 @@ class CollectorProcess:
         async with serve_health(self._settings.health, self._not_ready):
             store = await open_store(self._settings.store)
             log_id = await prepare_topics(kafka, self._topics.all_for(self._settings.models))
-            telemetry = Telemetry("collector", self._settings.telemetry)
+            telemetry = Telemetry("collector", self._settings.telemetry, serve_metrics=True)
             producer = make_producer(kafka)
             await start_client(producer, kafka)
+            batches_reader, group_offsets = LogReader(kafka), GroupOffsets(kafka)
             try:
-                published = await closed_batches(self._settings, self._topics)
-                self._collectors = self._make_collectors(store, log_id, Publisher(producer), published, telemetry)
-                await self._collect()
+                open_batches = OpenBatches(self._topics)
+                await open_batches.load(batches_reader)
+                self._collectors = self._make_collectors(
+                    store, log_id, Publisher(producer), open_batches, group_offsets, telemetry
+                )
+                await self._collect(open_batches, batches_reader)
             finally:
+                await batches_reader.close()
+                await group_offsets.close()
                 await stop_client(producer)
                 await store.close()
                 telemetry.close()
         return 0
 
-    async def _collect(self) -> None:
+    async def _collect(self, open_batches: OpenBatches, batches_reader: LogReader) -> None:
         async with asyncio.TaskGroup() as group:
+            follow = group.create_task(open_batches.follow(batches_reader), name="batches")
             tasks = [group.create_task(collector.run(self._stop)) for collector in self._collectors]
             await self._stop.wait()
             deadline = Deadline(self._settings.drain_timeout_s)
             _, late = await asyncio.wait(tasks, timeout=deadline.remaining_s())
             for task in late:  # what they had in hand is in the log, and is collected again
                 task.cancel()
+            follow.cancel()
 
     def _make_collectors(
-        self, store: ObjectStore, log_id: str, publisher: Publisher, published: set[str], telemetry: Telemetry
+        self,
+        store: ObjectStore,
+        log_id: str,
+        publisher: Publisher,
+        open_batches: OpenBatches,
+        group_offsets: GroupOffsets,
+        telemetry: Telemetry,
     ) -> list[PartitionCollector]:
         settings, topic = self._settings.collector, self._topics.completions
-        finalizer = Finalizer(store, settings.scratch_dir, settings.result_expires_after_s, telemetry)
-        slots = asyncio.Semaphore(settings.finalize_concurrency)
+        finalizer = Finalizer(
+            store, settings.scratch_dir, settings.result_expires_after_s, telemetry, settings.finalize_concurrency
+        )
+        closing = Closing(finalizer=finalizer, publisher=publisher, topics=self._topics, told=open_batches.closed)
         group = f"{self._settings.kafka.topic_prefix}{LAG_GROUP}"
         return [
             PartitionCollector(
@@ -98,9 +99,16 @@ class CollectorProcess:
                 chain=SegmentChain(store, log_id, topic.name, number),
                 new_reader=lambda: LogReader(self._settings.kafka, group),
                 publisher=publisher,
-                finalizer=finalizer,
-                finalize_slots=slots,
-                published=published,
+                closing=closing,
+                auditor=Auditor(
+                    tp=TopicPartition(topic.name, number),
+                    topics=self._topics,
+                    open_batches=open_batches,
+                    group_offsets=group_offsets,
+                    publisher=publisher,
+                    store=store,
+                    telemetry=telemetry,
+                ),
                 telemetry=telemetry,
             )
             for number in range(settings.index, topic.partitions, settings.count)

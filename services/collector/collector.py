@@ -1,4 +1,4 @@
-"""How does one partition of the completions log become segments and files? SHELL: read, fold, append, tell.
+"""How does one partition of the completions log become segments? SHELL: read, fold, append, tell.
 
 A session recovers from the chain and goes on where it ends. Whatever goes wrong (another owner, a lost answer of
 the store) ends the session, and the next one recovers; nothing is guessed.
@@ -12,9 +12,12 @@ import structlog
 from aiokafka import TopicPartition
 from opentelemetry.trace import Span, SpanKind
 
-from services.collector.finalizer import ClosedShard, Finalizer, LineIndex
+from services.collector.auditor import Auditor
+from services.collector.closing import Closing
+from services.collector.garbage import batches_in_question, new_chain_start
 from services.collector.ledger import Closed, Dropped, Kept, Ledger, Shard, ShardId
 from services.collector.progress import Progress
+from services.collector.result_files import LineIndex
 from services.collector.segment import Entry, Segment, SegmentBuilder, flush_due
 from services.collector.segment_chain import ChainTaken, SegmentChain
 from services.collector.settings import CollectorBlock
@@ -24,7 +27,6 @@ from shared.kafka import KAFKA_ERRORS, OutgoingRecord, Publisher
 from shared.lifecycle import Stop
 from shared.log_reader import LogReader, Record
 from shared.messages import (
-    BatchClosed,
     CompletionHeaders,
     ShardProgressed,
     UnreadableRecord,
@@ -32,14 +34,13 @@ from shared.messages import (
     read_completion_headers,
 )
 from shared.telemetry import Telemetry, context_from, line_attributes, messaging_attributes
-from shared.topics import Topics, facet_key, partition_of, shard_of_line
+from shared.topics import Topics, facet_key, partition_of
 
 log = structlog.get_logger(__name__)
 
 POLL_TIMEOUT_MS = 200
 POLL_RECORDS = 2_000
 RECOVER_BACKOFF_S = 1.0
-FINALISE_BACKOFF_S = 2.0
 
 
 class PartitionCollector:
@@ -54,9 +55,8 @@ class PartitionCollector:
         chain: SegmentChain,
         new_reader: Callable[[], LogReader],
         publisher: Publisher,
-        finalizer: Finalizer,
-        finalize_slots: asyncio.Semaphore,
-        published: set[str],
+        closing: Closing,
+        auditor: Auditor,
         telemetry: Telemetry,
     ) -> None:
         self._tp = TopicPartition(topics.completions.name, partition)
@@ -65,9 +65,8 @@ class PartitionCollector:
         self._chain = chain
         self._new_reader = new_reader
         self._publisher = publisher
-        self._finalizer = finalizer
-        self._finalize_slots = finalize_slots
-        self._published = published
+        self._closing = closing
+        self._auditor = auditor
         self._telemetry = telemetry
         self._num_dropped = 0
         self.ready = False
@@ -94,15 +93,21 @@ class PartitionCollector:
         self._forget()
         reader = self._new_reader()
         try:
-            async with asyncio.TaskGroup() as finalising:
-                await self._recover(reader, finalising)
+            async with asyncio.TaskGroup() as tasks:
+                await self._recover(reader, tasks)
                 self.ready = True
                 log.info("collecting", partition=self._tp.partition, offset=self._chain.next_offset)
-                await self._collect(reader, stop, finalising)
+                sides = [
+                    tasks.create_task(self._audit_regularly(reader)),
+                    tasks.create_task(self._collect_garbage_regularly()),
+                ]
+                await self._collect(reader, stop, tasks)
+                for side in sides:
+                    side.cancel()
         finally:
             await reader.close()
 
-    async def _recover(self, reader: LogReader, finalising: asyncio.TaskGroup) -> None:
+    async def _recover(self, reader: LogReader, tasks: asyncio.TaskGroup) -> None:
         async for segment in self._chain.walk():
             for entry in segment.entries:
                 verdict = self._ledger.apply(entry.as_completion())
@@ -123,9 +128,9 @@ class PartitionCollector:
             )
         for shard in list(self._ledger.shards.values()):
             if shard.how_closed is not None:
-                self._finalise(shard, finalising)
+                self._close(shard, tasks)
 
-    async def _collect(self, reader: LogReader, stop: Stop, finalising: asyncio.TaskGroup) -> None:
+    async def _collect(self, reader: LogReader, stop: Stop, tasks: asyncio.TaskGroup) -> None:
         builder = self._chain.builder()
         opened_at, closing = time.monotonic(), []
         while not stop.requested:
@@ -144,14 +149,14 @@ class PartitionCollector:
             if len(builder) and due:
                 await self._append(builder, reader)
                 for shard in closing:
-                    self._finalise(shard, finalising)
+                    self._close(shard, tasks)
                 builder, closing = self._chain.builder(), []
             await self._tell_progress()
         if len(builder):
             await self._append(builder, reader)
             await self._tell_progress()
             for shard in closing:
-                self._finalise(shard, finalising)
+                self._close(shard, tasks)
 
     async def _fold(self, record: Record, builder: SegmentBuilder) -> Shard | None:
         """Fold one record in; the shard that it closes, if any."""
@@ -173,7 +178,10 @@ class PartitionCollector:
             case Closed():
                 closes = True
                 builder.add(headers, value)
-        return self._ledger.shards[_shard_id(headers)] if closes else None
+        return self._ledger.shards[headers.shard_id] if closes else None
+
+    def _close(self, shard: Shard, tasks: asyncio.TaskGroup) -> None:
+        self._closing.start(shard, self._indexes.pop((shard.batch_id, shard.number), None), tasks)
 
     async def _append(self, builder: SegmentBuilder, reader: LogReader) -> None:
         segment = builder.build(reader.positions[self._tp])
@@ -188,9 +196,9 @@ class PartitionCollector:
         await reader.commit_gauge({self._tp: segment.footer.next_offset})
 
     def _index(self, key: str, entry: Entry) -> None:
-        if entry.kind in ("cancel", "deadline") or entry.batch_id in self._published:
+        if entry.is_end or self._closing.is_told(entry.batch_id):
             return
-        shard_id = _shard_id(entry.as_completion())
+        shard_id = entry.as_completion().shard_id
         index = self._indexes.get(shard_id)
         if index is None:
             index = self._indexes[shard_id] = LineIndex(self._ledger.shards[shard_id].num_lines)
@@ -215,48 +223,40 @@ class PartitionCollector:
         topic = self._topics.batches
         return OutgoingRecord(topic.name, value, partition_of(batch_id, topic.partitions), facet_key(batch_id, facet))
 
-    def _finalise(self, shard: Shard, finalising: asyncio.TaskGroup) -> None:
-        if shard.batch_id in self._published:
-            return
-        shard_id = (shard.batch_id, shard.number)
-        index = self._indexes.pop(shard_id, None) or LineIndex(shard.num_lines)
-        closed = ClosedShard(shard, index, int(time.time()))
-        finalising.create_task(self._finalise_and_tell(closed), name=f"finalise {shard.batch_id}")
-
-    async def _finalise_and_tell(self, closed: ClosedShard) -> None:
-        batch_id = closed.shard.batch_id
-        final = await self._finalise_patiently(closed)
-        closed.shard.bitmap = bytearray()  # nothing asks a closed shard for its lines
-        if final is None:
-            log.error("no batch of this id was ever created, its lines stay in the spool", batch_id=batch_id)
-            self._published.add(batch_id)
-            return
-        await self._tell_closed(batch_id, final)
-        self._published.add(batch_id)
-        log.info(
-            "batch closed",
-            batch_id=batch_id,
-            status=final.status,
-            completed=final.completed,
-            failed=final.failed,
-            not_run=final.not_run,
-        )
-
-    async def _finalise_patiently(self, closed: ClosedShard) -> BatchClosed | None:
-        """Try until it works: a store or disk that is full or away must not hold up the partition."""
+    async def _audit_regularly(self, reader: LogReader) -> None:
         while True:
+            await asyncio.sleep(self._settings.audit_interval_s)
             try:
-                async with self._finalize_slots:
-                    return await self._finalizer.finalize(closed)
-            except (ObjectStoreError, UnavailableError, OSError) as error:
-                log.warning("finalising is tried again", batch_id=closed.shard.batch_id, reason=str(error))
-            await asyncio.sleep(FINALISE_BACKOFF_S)
+                await self._auditor.audit(self._ledger, reader)
+            except UnavailableError as error:
+                log.warning("audit is tried again", partition=self._tp.partition, reason=str(error))
 
-    async def _tell_closed(self, batch_id: str, final: BatchClosed) -> None:
-        """Files first, so that a batch that looks closed can always be downloaded."""
-        files = [OutgoingRecord(self._topics.files.name, encode(file), 0, file.id.encode()) for file in final.files]
-        await self._publisher.send_all(files)
-        await self._publisher.send(self._facet_record(batch_id, "closed", encode(final)))
+    async def _collect_garbage_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.garbage_interval_s)
+            try:
+                await self._collect_garbage()
+            except (ObjectStoreError, UnavailableError) as error:
+                log.warning("garbage is collected later", partition=self._tp.partition, reason=str(error))
+
+    async def _collect_garbage(self) -> None:
+        closed_at: dict[str, int] = {}
+        while unknown := batches_in_question(self._chain.contents, closed_at):
+            found = {batch: await self._closing.closed_at(batch) for batch in unknown}
+            closed_at |= {batch: at for batch, at in found.items() if at is not None}
+            if None in found.values():
+                break  # what lies behind an open batch stays anyway
+        start = new_chain_start(
+            self._chain.contents, closed_at, now_s=time.time(), retention_s=self._settings.segment_retention_s
+        )
+        if start is None:
+            return
+        num_removed = await self._chain.remove_before(start)
+        kept = frozenset[str]().union(*(batches for _, batches in self._chain.contents))
+        for shard_id in [s for s, shard in self._ledger.shards.items() if shard.how_closed and s[0] not in kept]:
+            del self._ledger.shards[shard_id]
+            self._indexes.pop(shard_id, None)
+        log.info("segments removed", partition=self._tp.partition, num_removed=num_removed, chain_start=start)
 
     def _trace(self, record: Record, headers: CompletionHeaders, verdict: object) -> None:
         if not headers.traceparent or not self._telemetry.enabled or isinstance(verdict, Dropped):
@@ -273,10 +273,6 @@ class PartitionCollector:
             "record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason
         )
         await self._publisher.send(dead_letter(self._topics, record, reason))
-
-
-def _shard_id(headers: CompletionHeaders) -> ShardId:
-    return headers.batch_id, shard_of_line(headers.line)
 
 
 def _line_of(record: Record, headers: CompletionHeaders) -> bytes:

@@ -8,7 +8,7 @@ replay of the same log gives the same verdicts (invariants V1, V5).
 from dataclasses import dataclass, field
 
 from shared.messages import CompletionHeaders, Usage
-from shared.topics import SHARD_LINES, shard_of_line
+from shared.topics import SHARD_LINES
 
 ShardId = tuple[str, int]
 
@@ -68,6 +68,11 @@ class Shard:
         index = line - self.number * SHARD_LINES
         return bool(self.bitmap[index >> 3] & (1 << (index & 7)))
 
+    def missing(self) -> list[int]:
+        """Lines (0-based, in the batch) without a completion, in order."""
+        first = self.number * SHARD_LINES
+        return [line for line in range(first, first + self.num_lines) if not self.has(line)]
+
     def mark(self, line: int) -> None:
         """Set the line's bit."""
         index = line - self.number * SHARD_LINES
@@ -88,6 +93,8 @@ class Ledger:
         if record.kind != "line":
             shard.how_closed = _HOW[record.kind]
             return Closed(shard.how_closed)
+        if record.total != shard.total:
+            return Dropped("another_total")  # nobody of ours writes that
         if shard.has(record.line):
             return Dropped("duplicate")
         shard.mark(record.line)
@@ -102,11 +109,9 @@ class Ledger:
         return Kept(closes)
 
     def _shard(self, record: CompletionHeaders) -> Shard:
-        # Cancel and deadline records of a batch come once per shard; with one shard per batch that is shard 0.
-        number = shard_of_line(record.line)
-        shard_id = (record.batch_id, number)
+        shard_id = record.shard_id
         shard = self.shards.get(shard_id)
         if shard is None:
-            shard = self.shards[shard_id] = Shard(record.batch_id, number, record.total)
+            shard = self.shards[shard_id] = Shard(*shard_id, record.total)
             shard.bitmap = bytearray((shard.num_lines + 7) // 8)
         return shard

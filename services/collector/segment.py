@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from shared.messages import CompletionHeaders, Usage
-from shared.topics import shard_of_line
+from shared.topics import SHARD_LINES, shard_of_line
 
 MAGIC = b"HRSEG\x00\x01\n"
 FORMAT_VERSION = 1
@@ -52,7 +52,10 @@ class Footer(msgspec.Struct, frozen=True):
 
 
 class Entry(NamedTuple):
-    """A kept record; `position` and `length` are those of its line in the segment, newline included."""
+    """A kept record; `position` and `length` are those of its line in the segment, newline included.
+
+    `line` of a cancel or deadline record is the first one of the shard that it ends.
+    """
 
     batch_id: str
     total: int
@@ -64,12 +67,18 @@ class Entry(NamedTuple):
     def as_completion(self) -> CompletionHeaders:
         """The record as the ledger saw it, without its tokens, which the footer sums per batch."""
         return CompletionHeaders(
-            kind=self.kind if self.kind in ("cancel", "deadline") else "line",
+            kind=self.kind if self.is_end else "line",
             batch_id=self.batch_id,
-            line=self.line,
+            line=0 if self.is_end else self.line,
+            shard=shard_of_line(self.line) if self.is_end else 0,
             total=self.total,
             succeeded=self.kind == "completed",
         )
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it is a cancel or deadline record."""
+        return self.kind in ("cancel", "deadline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +109,9 @@ class SegmentBuilder:
     def add(self, record: CompletionHeaders, value: bytes) -> None:
         """Append a kept record; `value` is its line, empty for cancel and deadline records."""
         kind = record.kind if record.kind != "line" else _KINDS[record.succeeded]
-        self._entries.append(Entry(record.batch_id, record.total, record.line, kind, self.num_bytes, len(value)))
-        shard_id = record.batch_id, shard_of_line(record.line)
+        line = record.line if record.kind == "line" else record.shard * SHARD_LINES
+        self._entries.append(Entry(record.batch_id, record.total, line, kind, self.num_bytes, len(value)))
+        shard_id = record.shard_id
         self._usage[shard_id] = self._usage.get(shard_id, Usage()).plus(record.usage)
         self._totals.setdefault(shard_id, record.total)
         self._lines.append(value)

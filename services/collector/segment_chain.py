@@ -1,6 +1,8 @@
-"""How does the chain of segments grow, and how is it read back? SHELL: create-only objects, one after the other.
+"""How does the chain of segments grow, how is it read back, and how does it lose its oldest part? SHELL.
 
-The chain is the truth, the recovery point and the fence: two owners may both work, only one can extend it.
+Create-only objects, one after the other. The chain is the truth, the recovery point and the fence: two owners may both
+work, only one can extend it. Removing the oldest segments would free their keys for an owner that slept meanwhile, so
+a marker that the chain starts later is written first, and every append looks for markers before it counts.
 """
 
 import hashlib
@@ -10,8 +12,8 @@ from dataclasses import dataclass
 import structlog
 
 from services.collector.segment import TRAILER_BYTES, Entry, Footer, Segment, SegmentBuilder, read_tail, tail_bytes
-from shared.errors import HeadraceError, ObjectExists
-from shared.object_store import ObjectStore, chain_prefix, segment_key
+from shared.errors import HeadraceError, ObjectExists, ObjectNotFound
+from shared.object_store import ObjectStore, chain_prefix, chain_start_key, chain_start_prefix, segment_key
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +23,7 @@ _TAIL_GUESS_BYTES = 256 * 1024
 
 
 class ChainTaken(HeadraceError):
-    """Another collector extended the chain: stop and recover from what it wrote."""
+    """Another collector extended or shortened the chain: stop and recover from what it wrote."""
 
     retriable = True
 
@@ -39,6 +41,11 @@ class ChainedSegment:
     entries: tuple[Entry, ...]
 
 
+def offset_of(key: str) -> int:
+    """The offset that a segment's or a marker's key ends with."""
+    return int(key.rpartition("/")[2])
+
+
 class SegmentChain:
     """The segments of one partition of the completions log."""
 
@@ -47,18 +54,25 @@ class SegmentChain:
         self._log_id, self._topic, self._partition = log_id, topic, partition
         self._previous_sha256 = FIRST_SHA256
         self.next_offset: int | None = None
+        # The first offset of each segment and the batches in it, oldest first.
+        self.contents: list[tuple[int, frozenset[str]]] = []
 
     async def walk(self) -> AsyncIterator[ChainedSegment]:
-        """Read the chain from its start; afterwards `append` continues at its end. Raises BrokenChain."""
+        """Read the chain from its start; afterwards `append` continues at its end. Raises BrokenChain, ChainTaken."""
+        self.next_offset, self._previous_sha256, self.contents = None, FIRST_SHA256, []
+        # Segments are listed before markers: what a marker names was there when it was written.
         keys = await self._store.keys(chain_prefix(self._log_id, self._topic, self._partition))
-        self.next_offset, self._previous_sha256 = None, FIRST_SHA256
+        if (start := await self._start()) is not None:
+            keys = [key for key in keys if offset_of(key) >= start]
+            if not keys or offset_of(keys[0]) != start:
+                raise BrokenChain(f"the chain should start at {start}, its first segment is {keys[:1]}")
         for key in keys:
             footer, entries = await self._tail(key)
             if self.next_offset is not None and footer.first_offset != self.next_offset:
                 raise BrokenChain(
                     f"{key} starts at {footer.first_offset}, the chain before it ends at {self.next_offset}"
                 )
-            self.next_offset = footer.next_offset
+            self._note(footer)
             yield ChainedSegment(key, footer, entries)
         if keys:
             self._previous_sha256 = await self._sha256(keys[-1])
@@ -78,23 +92,63 @@ class SegmentChain:
 
         An UnavailableError leaves it unknown whether the object exists: walk the chain again.
         """
-        key = segment_key(self._log_id, self._topic, self._partition, segment.footer.first_offset)
+        first_offset = segment.footer.first_offset
+        key = segment_key(self._log_id, self._topic, self._partition, first_offset)
         try:
             await self._store.create(key, segment.data)
         except ObjectExists:
             raise ChainTaken(f"{key} was written by another collector") from None
-        self.next_offset, self._previous_sha256 = segment.footer.next_offset, segment.sha256
+        start = await self._start()
+        if start is not None and start > first_offset:
+            raise ChainTaken(f"{key} was written and removed long ago, the chain starts at {start}")
+        self._note(segment.footer)
+        self._previous_sha256 = segment.sha256
         return key
 
+    async def remove_before(self, offset: int) -> int:
+        """Remove the segments before the one at `offset`, which stays; how many objects went."""
+        assert any(first == offset for first, _ in self.contents), f"no segment starts at {offset}"
+        marker = chain_start_key(self._log_id, self._topic, self._partition, offset)
+        try:
+            await self._store.create(marker, b"")
+        except ObjectExists:
+            log.debug("chain start was marked before", marker=marker)
+        keys = await self._store.keys(chain_prefix(self._log_id, self._topic, self._partition))
+        markers = await self._store.keys(chain_start_prefix(self._log_id, self._topic, self._partition))
+        gone = [key for key in keys if offset_of(key) < offset]
+        for key in gone + [old for old in markers if offset_of(old) < offset]:
+            await self._store.delete(key)
+        self.contents = [(first, batches) for first, batches in self.contents if first >= offset]
+        return len(gone)
+
+    def _note(self, footer: Footer) -> None:
+        self.next_offset = footer.next_offset
+        self.contents.append((footer.first_offset, frozenset(batch.id for batch in footer.batches)))
+
+    async def _start(self) -> int | None:
+        markers = await self._store.keys(chain_start_prefix(self._log_id, self._topic, self._partition))
+        return offset_of(markers[-1]) if markers else None
+
     async def _tail(self, key: str) -> tuple[Footer, tuple[Entry, ...]]:
-        size = await self._store.size(key) or 0
-        guess = await self._store.read(key, max(0, size - _TAIL_GUESS_BYTES))
-        needed = tail_bytes(guess[-TRAILER_BYTES:])
-        tail = guess[-needed:] if needed <= len(guess) else await self._store.read(key, size - needed)
-        return read_tail(tail)
+        try:
+            return await read_segment_tail(self._store, key)
+        except ObjectNotFound:
+            raise ChainTaken(f"{key} was removed while the chain was read") from None
 
     async def _sha256(self, key: str) -> str:
         digest = hashlib.sha256()
-        async for chunk in self._store.stream(key):
-            digest.update(chunk)
+        try:
+            async for chunk in self._store.stream(key):
+                digest.update(chunk)
+        except ObjectNotFound:
+            raise ChainTaken(f"{key} was removed while the chain was read") from None
         return digest.hexdigest()
+
+
+async def read_segment_tail(store: ObjectStore, key: str) -> tuple[Footer, tuple[Entry, ...]]:
+    """Footer and entries of a segment, in one or two reads; raises ObjectNotFound, CorruptSegment."""
+    size = await store.size(key) or 0
+    guess = await store.read(key, max(0, size - _TAIL_GUESS_BYTES))
+    needed = tail_bytes(guess[-TRAILER_BYTES:])
+    tail = guess[-needed:] if needed <= len(guess) else await store.read(key, size - needed)
+    return read_tail(tail)

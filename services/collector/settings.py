@@ -19,6 +19,11 @@ class CollectorBlock(Block):
     segment_bytes: int = Field(default=8 * 1024 * 1024, ge=1)
     segment_age_s: Seconds = 1.0
     progress_interval_s: Seconds = 1.0
+    # How often it is looked for lines that were lost.
+    audit_interval_s: Seconds = 2.0
+    # Segments all of whose batches ended longer ago than this are removed.
+    segment_retention_s: Seconds = 24 * 3600.0
+    garbage_interval_s: Seconds = 300.0
     # Local space for files that are being put together; empty = the system's temporary folder.
     scratch_dir: Path | None = None
     finalize_concurrency: int = Field(default=2, ge=1)

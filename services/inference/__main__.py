@@ -3,18 +3,21 @@
 import argparse
 import asyncio
 import contextlib
+import multiprocessing
+import os
 import sys
 import time
 
 import structlog
 
-from services.inference.assigned_log import AssignedLog
+from services.inference.assigned_log import AssignedLog, make_group_consumer
 from services.inference.engine import WINDOW_PER_SLOT, Engine
 from services.inference.engine_room import EngineRoom
 from services.inference.kafka_thread import KafkaThread
 from services.inference.settings import InferenceSettings, WorkerSettings
 from services.inference.worker import Worker, WorkerIdentity
 from shared.errors import SetupError
+from shared.group_offsets import GroupOffsets
 from shared.health import serve_health
 from shared.kafka import Publisher, make_producer, start_client, stop_client
 from shared.lifecycle import Stop, StopReason, run_service, stop_on_signals
@@ -28,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 ENGINE_CLOSE_TIMEOUT_S = 10.0
 DEATH_POLL_S = 1.0
+HUNG_EXIT_CODE = 70
 
 
 def make_engine(settings: WorkerSettings) -> Engine:
@@ -47,6 +51,14 @@ def make_engine(settings: WorkerSettings) -> Engine:
             from services.inference.echo_engine import EchoEngine
 
             return EchoEngine(settings.model, settings.echo)
+
+
+def leave_hung_process(reason: str) -> None:
+    """End a process whose loop or engine does not answer: nothing can be drained, the log has what is unfinished."""
+    log.error("worker ends because its engine hangs", reason=reason)
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(HUNG_EXIT_CODE)
 
 
 class WorkerProcess:
@@ -116,8 +128,18 @@ class WorkerProcess:
         producer = make_producer(kafka)
         await start_client(producer, kafka)
         instance_id = worker.worker_id if worker.static_member else None
-        assigned = AssignedLog(kafka, self._topics.requests(worker.model).name, instance_id)
-        control = LogReader(kafka)
+        topic, window = (
+            self._topics.requests(worker.model).name,
+            worker.window or int(engine.num_slots * WINDOW_PER_SLOT),
+        )
+        group_offsets, control = GroupOffsets(kafka), LogReader(kafka)
+        assigned = AssignedLog(
+            settings=kafka,
+            topic=topic,
+            new_consumer=lambda: make_group_consumer(kafka, topic, instance_id),
+            group_offsets=group_offsets,
+            window=window,
+        )
         try:
             await assigned.open()
             self._assigned = assigned
@@ -129,13 +151,21 @@ class WorkerProcess:
                 control=control,
                 publisher=Publisher(producer),
                 room=room,
-                window=worker.window or int(engine.num_slots * WINDOW_PER_SLOT),
+                window=window,
                 telemetry=telemetry,
+                on_silence=leave_hung_process,
             )
-            await runner.run(stop, self._settings.drain_timeout_s, worker.heartbeat_s, worker.commit_interval_s)
+            await runner.run(
+                stop,
+                drain_timeout_s=self._settings.drain_timeout_s,
+                heartbeat_s=worker.heartbeat_s,
+                commit_interval_s=worker.commit_interval_s,
+                silence_s=worker.engine_silence_s,
+            )
         finally:
             await control.close()
-            await assigned.close()
+            await assigned.close(is_clean=stop.reason is StopReason.SHUTDOWN)
+            await group_offsets.close()
             await stop_client(producer)
 
     def _not_ready(self) -> dict[str, str]:

@@ -1,20 +1,23 @@
 """Which records are this worker's, and where are offsets committed? SHELL: the group consumer and listener.
 
 The only caller of `commit`. Nothing is committed between `revoked` and `assigned`: a commit refused there
-costs the member its id and starts another rebalance.
+costs the member its id and starts another rebalance. A new epoch begins with what the group has committed, offset
+and note, which are read after the poll that brought the epoch's first records.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from services.inference.offset_tracker import OffsetTracker
-from shared.errors import HeadraceError
+from services.inference.partition_note import decode_note, encode_note
+from shared.errors import HeadraceError, UnavailableError
+from shared.group_offsets import GroupOffsets
 from shared.kafka import KAFKA_ERRORS, consumer_options, start_client, stop_client
 from shared.log_reader import Record
 from shared.settings import KafkaSettings
@@ -23,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 REVOKE_COMMIT_TIMEOUT_S = 5.0
 REOPEN_BACKOFF_S = 1.0
+# Offsets between the first unfinished record and the last one taken; beyond it the partition waits.
+SPAN_MAX = 20_000
 # Two live members with one static id knock each other out for ever and neither notices; this does.
 REBALANCES_MAX, REBALANCES_WINDOW_S = 20, 60.0
 
@@ -31,16 +36,39 @@ class EndlessRebalance(HeadraceError):
     """The group rebalances without end; probably two members carry the same static id."""
 
 
+def make_group_consumer(settings: KafkaSettings, group: str, instance_id: str | None) -> AIOKafkaConsumer:
+    """The consumer of a worker's group."""
+    return AIOKafkaConsumer(
+        **consumer_options(settings),
+        group_id=group,
+        group_instance_id=instance_id,
+        auto_offset_reset="earliest",
+        partition_assignment_strategy=(StickyPartitionAssignor,),
+    )
+
+
 class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
     """The partitions that the group gave to this worker."""
 
-    def __init__(self, settings: KafkaSettings, topic: str, instance_id: str | None) -> None:
+    def __init__(
+        self,
+        *,
+        settings: KafkaSettings,
+        topic: str,
+        new_consumer: Callable[[], AIOKafkaConsumer],
+        group_offsets: GroupOffsets,
+        window: int,
+    ) -> None:
         self._settings = settings
         self._topic = topic
-        self._instance_id = instance_id
+        self._new_consumer = new_consumer
+        self._group_offsets = group_offsets
+        self._window = window
         self._consumer: AIOKafkaConsumer | None = None
         self._trackers: dict[TopicPartition, OffsetTracker] = {}
-        self._committed: dict[TopicPartition, int] = {}
+        self._written: dict[TopicPartition, tuple[int, str]] = {}
+        self._trial: dict[TopicPartition, list[int]] = {}
+        self._known_holes: set[tuple[TopicPartition, int]] = set()
         self._epoch = 0
         self._stable = False
         self._rebalances: deque[float] = deque(maxlen=REBALANCES_MAX)
@@ -48,47 +76,50 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def open(self) -> None:
         """Join the group; raises UnavailableError."""
-        consumer = AIOKafkaConsumer(
-            **consumer_options(self._settings),
-            group_id=self._topic,
-            group_instance_id=self._instance_id,
-            auto_offset_reset="earliest",
-            partition_assignment_strategy=(StickyPartitionAssignor,),
-        )
+        consumer = self._new_consumer()
         consumer.subscribe([self._topic], listener=self)
         await start_client(consumer, self._settings)
         self._consumer = consumer
 
-    async def close(self) -> None:
-        """Commit what is finished and leave."""
+    async def close(self, *, is_clean: bool) -> None:
+        """Commit what is finished and leave. `is_clean` lets go of the partitions: no record is to blame."""
         if self._consumer is None:
             return
-        await self.commit()
+        await self.commit(held=not is_clean)
         consumer, self._consumer = self._consumer, None
         await stop_client(consumer)
 
-    async def poll(self, *, timeout_ms: int, max_records: int) -> list[Record]:
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether records that may have killed an owner are not finished: note what starts before it starts."""
+        return any(tracker.is_suspicious for tracker in self._trackers.values())
+
+    @property
+    def num_suspects(self) -> int:
+        """Records that must run apart from everything else."""
+        return sum(tracker.num_suspects for tracker in self._trackers.values())
+
+    async def poll(self, *, timeout_ms: int, max_records: int, only_suspects: bool = False) -> list[Record]:
         """Records that are new work. Any error of the client means that its positions are wrong: join anew."""
         if self._consumer is None:
             await self.open()
         assert self._consumer is not None
-        try:
-            polled = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=max_records)
-        except KAFKA_ERRORS as error:
-            log.warning("poll failed, joining the group anew", error=repr(error))
-            await stop_client(self._consumer)
-            self._consumer, self._stable = None, False
-            self._epoch += 1  # the next consumer starts where the group has committed
-            await asyncio.sleep(REOPEN_BACKOFF_S)
+        partitions = self._partitions_to_poll(only_suspects)
+        if partitions is not None and not partitions:
+            await asyncio.sleep(timeout_ms / 1000)
             return []
-        # After the poll: a rebalance may finish inside it, and the records are then of the new epoch.
-        epoch = self._epoch
-        self._refuse_endless_rebalances()
-        work: list[Record] = []
-        for tp, records in polled.items():
-            tracker = self._trackers.setdefault(tp, OffsetTracker())
-            work.extend(record for record in records if tracker.deliver(record.offset, epoch))
-        return work
+        try:
+            polled = await self._consumer.getmany(*(partitions or ()), timeout_ms=timeout_ms, max_records=max_records)
+            # After the poll: a rebalance may finish inside it, and the records are then of the new epoch.
+            epoch = self._epoch
+            self._refuse_endless_rebalances()
+            if any(self._tracker(tp).epoch != epoch for tp in polled):
+                await self._take_over(epoch)
+            return [record for tp, records in polled.items() for record in self._new_work(tp, records, epoch)]
+        except (UnavailableError, *KAFKA_ERRORS) as error:
+            log.warning("poll failed, joining the group anew", error=repr(error))
+            await self._leave_behind()
+            return []
 
     def finish(self, tp: TopicPartition, offset: int) -> None:
         """The completion of a record is acknowledged. A partition that was lost meanwhile is normal."""
@@ -96,15 +127,32 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         if tracker is not None:
             tracker.finish(offset)
 
-    async def commit(self) -> None:
-        """Commit the first unfinished offset of each partition that moved."""
+    def is_condemned(self, record: Record) -> bool:
+        """Whether this record killed its process when it ran alone."""
+        return self._tracker(TopicPartition(record.topic, record.partition)).is_condemned(record.offset)
+
+    def acquit(self) -> None:
+        """Drop all suspicion: the suspects did not come."""
+        for tracker in self._trackers.values():
+            tracker.acquit()
+
+    async def begin_trial(self, records: Sequence[Record]) -> None:
+        """Note that these records run now and nothing else does; returns when the note is durable, or refused."""
+        self._trial = {}
+        for record in records:
+            self._trial.setdefault(TopicPartition(record.topic, record.partition), []).append(record.offset)
+        await self.commit()
+
+    async def end_trial(self) -> None:
+        """Note that the group of suspects is finished."""
+        self._trial = {}
+        await self.commit()
+
+    async def commit(self, *, held: bool = True) -> None:
+        """Commit the first unfinished offset of each partition, with its note, where either has changed."""
         if not self._stable or self._consumer is None:
             return
-        wanted = {
-            tp: tracker.committable_offset
-            for tp, tracker in self._trackers.items()
-            if tracker.committable_offset > self._committed.get(tp, 0)
-        }
+        wanted = {tp: value for tp, value in self._to_write(held).items() if self._written.get(tp) != value}
         if not wanted:
             return
         try:
@@ -112,14 +160,14 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         except KAFKA_ERRORS as error:
             log.info("commit refused, the records will be delivered again", error=repr(error))
             return
-        self._committed.update(wanted)
+        self._written.update(wanted)
 
     async def on_partitions_revoked(self, _revoked: Collection[TopicPartition]) -> None:
         """Last commit of the epoch, inside a limit."""
         self._epoch += 1
         try:
             async with asyncio.timeout(REVOKE_COMMIT_TIMEOUT_S):
-                await self.commit()
+                await self.commit(held=False)
         except TimeoutError:
             log.info("commit before a rebalance took too long", topic=self._topic)
         self._stable = False
@@ -131,8 +179,79 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         self._rebalances.append(time.monotonic())
         for tp in set(self._trackers) - set(assigned):
             del self._trackers[tp]
-        self._committed = {tp: self._committed[tp] for tp in assigned if tp in self._committed}
+        self._written.clear()
         log.info("partitions assigned", topic=self._topic, partitions=sorted(tp.partition for tp in assigned))
+
+    def _tracker(self, tp: TopicPartition) -> OffsetTracker:
+        return self._trackers.setdefault(tp, OffsetTracker())
+
+    def _partitions_to_poll(self, only_suspects: bool) -> list[TopicPartition] | None:
+        """None = all; the client then need not look each one up."""
+        if only_suspects:
+            return [tp for tp, tracker in self._trackers.items() if tracker.num_suspects]
+        full = {tp for tp, tracker in self._trackers.items() if tracker.span > SPAN_MAX}
+        if not full or self._consumer is None:
+            return None
+        return [tp for tp in self._consumer.assignment() if tp not in full]
+
+    def _new_work(self, tp: TopicPartition, records: list[Record], epoch: int) -> list[Record]:
+        tracker = self._tracker(tp)
+        if tracker.epoch != epoch or self._has_gap(tp, tracker, records[0].offset):
+            return []  # they come again: another assignment began meanwhile, or the position was set back
+        return [record for record in records if tracker.deliver(record.offset)]
+
+    def _has_gap(self, tp: TopicPartition, tracker: OffsetTracker, offset: int) -> bool:
+        """Whether records between the group's offset and the epoch's first record may have been passed over.
+
+        Offsets can have holes, so the position is set back once and what comes again is believed (rule 3).
+        """
+        expected = tracker.first_expected
+        tracker.first_expected = None
+        if expected is None or offset <= expected or (tp, expected) in self._known_holes:
+            return False
+        self._known_holes.add((tp, expected))
+        tracker.first_expected = expected
+        log.warning("gap at the start of an epoch, reading again", partition=tp.partition, offset=offset)
+        assert self._consumer is not None
+        self._consumer.seek(tp, expected)
+        return True
+
+    async def _take_over(self, epoch: int) -> None:
+        """Begin the epoch: read what the group has committed, and write that the partitions are held."""
+        assert self._consumer is not None
+        assigned = set(self._consumer.assignment())
+        committed = await self._group_offsets.committed(self._topic)
+        fresh = [tp for tp in assigned if tp not in committed]
+        begins = await self._consumer.beginning_offsets(fresh) if fresh else {}
+        if epoch != self._epoch:
+            return
+        for tp in assigned:
+            offset = committed[tp].offset if tp in committed else begins[tp]
+            note = decode_note(committed[tp].metadata) if tp in committed else None
+            self._tracker(tp).take_over(offset, note, epoch, self._window)
+        await self.commit()
+        if self.num_suspects:
+            log.warning("records that may have killed a worker run apart", num_suspects=self.num_suspects)
+
+    def _to_write(self, held: bool) -> Mapping[TopicPartition, tuple[int, str]]:
+        assert self._consumer is not None
+        assigned = self._consumer.assignment()
+        is_alone = sum(map(len, self._trial.values())) == 1
+        return {
+            tp: (
+                tracker.committable_offset,
+                encode_note(tracker.note(held=held, trial=self._trial.get(tp, ()), is_alone=is_alone)),
+            )
+            for tp, tracker in self._trackers.items()
+            if tracker.epoch is not None and tp in assigned
+        }
+
+    async def _leave_behind(self) -> None:
+        """Throw the consumer away; the next one starts where the group has committed."""
+        consumer, self._consumer, self._stable = self._consumer, None, False
+        self._epoch += 1
+        await stop_client(consumer)
+        await asyncio.sleep(REOPEN_BACKOFF_S)
 
     def _refuse_endless_rebalances(self) -> None:
         full = len(self._rebalances) == REBALANCES_MAX

@@ -6,30 +6,11 @@ from services.inference.engine import Answer
 from shared.messages import CompletionHeaders, RequestHeaders, Usage
 from shared.openai_batch import answered_line, unanswered_line
 from shared.topics import RECORD_BYTES_MAX
+from shared.usage import usage_of
 
 # Headers, key and framing of a record beside its value.
 RECORD_OVERHEAD_BYTES = 16 * 1024
 TOO_LARGE_CODE = "response_too_large"
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    input_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
-
-
-class _Body(msgspec.Struct):
-    usage: _Usage | None = None
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -40,26 +21,7 @@ class Completion(msgspec.Struct, frozen=True):
     usage: Usage
 
 
-_body_decoder = msgspec.json.Decoder(_Body)
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-def usage_of(body: bytes) -> Usage:
-    """Tokens that an answer reports, in chat's or in responses' spelling; zeros when it reports none."""
-    try:
-        usage = _body_decoder.decode(body).usage
-    except (msgspec.MsgspecError, RecursionError):
-        return Usage()
-    if usage is None:
-        return Usage()
-    inputs = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
-    outputs = usage.completion_tokens_details or usage.output_tokens_details or _Details()
-    return Usage(
-        input_tokens=usage.prompt_tokens or usage.input_tokens or 0,
-        output_tokens=usage.completion_tokens or usage.output_tokens or 0,
-        cached_tokens=inputs.cached_tokens or 0,
-        reasoning_tokens=outputs.reasoning_tokens or 0,
-    )
 
 
 def answered(headers: RequestHeaders, custom_id: str, request_id: str, answer: Answer) -> Completion:

@@ -62,6 +62,9 @@ class EchoEngine:
         """It does not die."""
         return None
 
+    async def probe(self) -> None:
+        """Nothing can hang but the loop."""
+
     async def close(self, timeout_s: float) -> None:
         """Nothing to let go of."""
 

@@ -63,5 +63,8 @@ class Engine(Protocol):
     def failure(self) -> str | None:
         """Why the engine is dead, or None while it lives."""
 
+    async def probe(self) -> None:
+        """Return when the engine shows that it works, after its current step at the latest."""
+
     async def close(self, timeout_s: float) -> None:
         """Let go of the model."""

@@ -5,6 +5,7 @@ heartbeats. Jobs and completions cross in groups, with one wake-up for many.
 """
 
 import asyncio
+import concurrent.futures
 import random
 import threading
 import time
@@ -96,6 +97,10 @@ class EngineRoom:
     def cancel_batch(self, batch_id: str) -> None:
         """Lines of this batch are no longer wanted; called from the Kafka thread."""
         self._loop.call_soon_threadsafe(self._cancel_batch, batch_id)
+
+    def probe(self) -> "concurrent.futures.Future[None]":
+        """Ask loop and engine for a sign of life; called from the Kafka thread."""
+        return asyncio.run_coroutine_threadsafe(self._engine.probe(), self._loop)
 
     def abandon(self) -> None:
         """Give up everything that runs; its records will be delivered again. Called from the Kafka thread."""

@@ -80,6 +80,9 @@ class OpenAIEngine:
         """A remote engine is away, never dead."""
         return None
 
+    async def probe(self) -> None:
+        """A server that is away is waited for; only our own loop could hang."""
+
     async def close(self, _timeout_s: float) -> None:
         """Close the connections."""
         await self._client.aclose()

@@ -38,6 +38,8 @@ class WorkerSettings(Block):
     openai_concurrency: int = Field(default=64, ge=1)
     # Lines in the worker at once; 0 = 1.5 times what the engine runs at once.
     window: int = Field(default=0, ge=0)
+    # An engine that gives no sign of life for so long is hung, and the process is replaced.
+    engine_silence_s: Seconds = 120.0
     transient_tries: int = Field(default=5, ge=1)
     heartbeat_s: Seconds = 2.0
     commit_interval_s: Seconds = 1.0

@@ -124,6 +124,10 @@ class VllmEngine:
             return "vLLM engine core exited"
         return None
 
+    async def probe(self) -> None:
+        """Ask the engine core something that it answers between two steps."""
+        await self._engine.is_sleeping()
+
     async def close(self, timeout_s: float) -> None:
         """Shut the engine core down inside the limit."""
         try:

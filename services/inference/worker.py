@@ -6,6 +6,7 @@ completion mark the offset done. Runs on the Kafka thread's loop.
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,9 +16,10 @@ from aiokafka import TopicPartition
 from opentelemetry.trace import Span, SpanKind
 
 from services.inference.assigned_log import AssignedLog
-from services.inference.completion import completion_headers_for
+from services.inference.completion import completion_headers_for, unanswered
 from services.inference.engine_room import Done, EngineRoom, Job
 from services.inference.micro_batch import order_by_prefix, records_to_fetch
+from services.inference.partition_note import group_size
 from shared import identifiers
 from shared.dead_letters import dead_letter
 from shared.kafka import OutgoingRecord, Publisher
@@ -43,6 +45,11 @@ CONTROL_POLL_TIMEOUT_MS = 1000
 # Share of the drain deadline for lines in flight; the rest is for the last publish, commit and close.
 DRAIN_SHARE = 0.7
 DRAIN_POLL_S = 0.05
+PROBE_INTERVAL_S = 5.0
+# Suspects that the log does not hand out in this time are gone from it.
+SUSPECTS_TIMEOUT_S = 30.0
+KILLED_CODE = "worker_killed"
+KILLED_MESSAGE = "This request ended the worker's process each time it ran, at last when it ran alone."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,9 @@ class Worker:
         room: EngineRoom,
         window: int,
         telemetry: Telemetry,
+        on_silence: Callable[[str], None],
     ) -> None:
+        self._on_silence = on_silence
         self._identity = identity
         self._topics = topics
         self._assigned = assigned
@@ -85,7 +94,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         room.connect(partial(loop.call_soon_threadsafe, self._finished.set))
 
-    async def run(self, stop: Stop, drain_timeout_s: float, heartbeat_s: float, commit_interval_s: float) -> None:
+    async def run(
+        self, stop: Stop, *, drain_timeout_s: float, heartbeat_s: float, commit_interval_s: float, silence_s: float
+    ) -> None:
         """Work until asked to stop, then drain inside the deadline. A side task that fails stops the worker."""
         async with asyncio.TaskGroup() as group:
             take = group.create_task(self._take(stop), name="take")
@@ -94,6 +105,7 @@ class Worker:
                 group.create_task(self._commit_regularly(commit_interval_s), name="commit"),
                 group.create_task(self._send_heartbeats(heartbeat_s), name="heartbeat"),
                 group.create_task(self._follow_control(), name="control"),
+                group.create_task(self._listen_to_engine(silence_s), name="probe"),
             ]
             await stop.wait()
             self._freed.set()
@@ -113,15 +125,68 @@ class Worker:
                 self._freed.clear()
                 await self._freed.wait()
                 continue
-            jobs = []
-            for record in await self._assigned.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=num_records):
-                try:
-                    jobs.append(self._job_of(record))
-                except UnreadableRecord as error:
-                    await self._park(record, str(error))
-            if jobs:
-                self._num_in_flight += len(jobs)
-                self._room.submit(order_by_prefix(jobs))
+            records = await self._assigned.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=num_records)
+            if self._assigned.num_suspects:
+                await self._try_suspects(stop, records)
+                continue
+            if records and self._assigned.is_suspicious:
+                await self._assigned.commit()
+            await self._submit(records)
+
+    async def _submit(self, records: Sequence[Record]) -> None:
+        jobs = []
+        for record in records:
+            try:
+                job = self._job_of(record)
+            except UnreadableRecord as error:
+                await self._park(record, str(error))
+                continue
+            if self._assigned.is_condemned(record):
+                await self._end_condemned(record, job)
+            else:
+                jobs.append(job)
+        if jobs:
+            self._num_in_flight += len(jobs)
+            self._room.submit(order_by_prefix(jobs))
+
+    async def _try_suspects(self, stop: Stop, taken: list[Record]) -> None:
+        """Run the records that may have killed two owners in small groups, with nothing beside them."""
+        size = group_size(self._assigned.num_suspects)
+        waits_until = time.monotonic() + SUSPECTS_TIMEOUT_S
+        while not stop.requested and (taken or self._assigned.num_suspects):
+            await self._until_idle(stop)
+            if not taken:
+                taken = await self._assigned.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=size, only_suspects=True)
+            group, taken = taken[:size], taken[size:]
+            if group:
+                await self._assigned.begin_trial(group)
+                await self._submit(group)
+                await self._until_idle(stop)
+                if not stop.requested:
+                    await self._assigned.end_trial()
+                waits_until = time.monotonic() + SUSPECTS_TIMEOUT_S
+            elif time.monotonic() > waits_until:
+                log.warning("suspects are not in the log any more")
+                self._assigned.acquit()
+
+    async def _until_idle(self, stop: Stop) -> None:
+        while self._num_in_flight and not stop.requested:
+            self._freed.clear()
+            await self._freed.wait()
+
+    async def _end_condemned(self, record: Record, job: Job) -> None:
+        """A record that killed its process when it ran alone ends as an error line and a dead letter."""
+        log.error(
+            "record condemned",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            line=job.headers.line,
+        )
+        completion = unanswered(job.headers, job.custom_id, KILLED_CODE, KILLED_MESSAGE)
+        await self._publisher.send(dead_letter(self._topics, record, KILLED_MESSAGE))
+        await self._publisher.send(self._completion_record(Done(job, completion)))
+        self._assigned.finish(job.tp, job.offset)
 
     def _job_of(self, record: Record) -> Job:
         headers = read_request_headers(record.headers)
@@ -211,6 +276,18 @@ class Worker:
             sent_at_ms=int(time.time() * 1000),
         )
         return OutgoingRecord(self._topics.workers.name, encode(beat), 0, who.worker_id.encode())
+
+    async def _listen_to_engine(self, silence_s: float) -> None:
+        """Notice an engine, or a loop that it blocks, that gives no sign of life."""
+        while True:
+            await asyncio.sleep(min(PROBE_INTERVAL_S, silence_s))
+            try:
+                async with asyncio.timeout(silence_s):
+                    await asyncio.wrap_future(self._room.probe())
+            except TimeoutError:
+                self._on_silence(f"the engine gave no sign of life for {silence_s:.0f} s")
+            except Exception as error:  # noqa: BLE001 - a dead engine says so to who watches for that
+                log.info("probe failed", error=repr(error))
 
     async def _follow_control(self) -> None:
         decoder = msgspec.json.Decoder(CancelHint)

@@ -18,7 +18,6 @@ from services.ingest.log_writer import LogWriter
 from services.ingest.ownership import Ownership
 from services.ingest.read_model import ReadModel
 from services.ingest.readiness import missing
-from services.ingest.restore import restore
 from services.ingest.settings import IngestSettings
 from services.ingest.view_feed import ViewFeed
 from shared.health import serve_health, start_server
@@ -50,14 +49,12 @@ class IngestProcess:
             store = await open_store(s.store)
             stack.push_async_callback(store.close)
             log_id = await prepare_topics(kafka, self._topics.all_for(s.models))
-            telemetry = Telemetry("ingest", s.telemetry)
+            telemetry = Telemetry("ingest", s.telemetry, serve_metrics=True)
             stack.callback(telemetry.close)
             producer = make_producer(kafka)
             await start_client(producer, kafka)
             stack.push_async_callback(stop_client, producer)
             publisher = Publisher(producer)
-            if s.ingest.restore:
-                await restore(store, self._topics, publisher)
             path = s.ingest.view_path or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "view.sqlite"
             path.parent.mkdir(parents=True, exist_ok=True)
             view = ReadModel(path, self._topics, log_id)

@@ -13,11 +13,11 @@ from opentelemetry.trace import SpanKind
 from services.ingest.input_file import InputFile
 from services.ingest.line_source import LINE_BYTES_MAX, read_lines
 from shared.batch_state import BatchView
-from shared.errors import ObjectNotFound
+from shared.errors import ObjectExists, ObjectNotFound
 from shared.jsonl import Line
 from shared.kafka import OutgoingRecord, Publisher
 from shared.messages import BatchCreated, BatchDispatched, LineProblem, RequestHeaders, encode, request_headers
-from shared.object_store import ObjectStore
+from shared.object_store import ObjectStore, validated_key
 from shared.openai_batch import decode_request_line
 from shared.telemetry import Telemetry, line_attributes, links_to, messaging_attributes, traceparent_of
 from shared.topics import Topic, Topics, facet_key, partition_of
@@ -48,6 +48,16 @@ async def validate(
     return BatchDispatched(in_progress_at=int(time.time()), total=checked.num_lines, model=checked.model)
 
 
+async def decide_once(store: ObjectStore, batch_id: str, outcome: BatchDispatched) -> BatchDispatched:
+    """Make a batch's validation durable: the first outcome wins, whichever dispatcher found it; returns that one."""
+    key = validated_key(batch_id)
+    try:
+        await store.create(key, encode(outcome))
+    except ObjectExists:
+        return msgspec.json.decode(await store.read(key), type=BatchDispatched)
+    return outcome
+
+
 class BatchRun:
     """Dispatches the lines of one validated batch from its cursor on."""
 
@@ -58,8 +68,11 @@ class BatchRun:
         self._created = view.created
         self._topic = topics.requests(view.dispatch.model)
         self._batches_topic = topics.batches
+        self._store = store
         self._publisher = publisher
         self._telemetry = telemetry
+        self._answered: bytes | None = None
+        self._num_answered_before = self._num_skipped = 0
         self.cursor = view.dispatch
         self._told_at = time.monotonic()
         self._told_line = self.cursor.next_line
@@ -72,23 +85,32 @@ class BatchRun:
         """Whether every line is on the request topic."""
         return self.cursor.next_line >= self.cursor.total
 
+    def outstanding(self, num_answered: int) -> int:
+        """Lines on the request topic without a durable answer; those answered in an earlier log were never there."""
+        answered_here = max(0, num_answered - self._num_answered_before)
+        return max(0, self.cursor.next_line - self._num_skipped - answered_here)
+
     async def dispatch(self, num_lines: int) -> None:
         """Publish the next lines and move the cursor once they are acknowledged; raises UnavailableError."""
+        if self._answered is None:
+            await self._load_answered()
         records: list[OutgoingRecord] = []
-        end_byte = self.cursor.next_byte
+        next_line, end_byte = self.cursor.next_line, self.cursor.next_byte
         while len(records) < num_lines:
             line = await anext(self._lines, None)
             if line is None:
                 break
             assert line.value is not None, "validation refuses lines over the limit"
-            records.append(self._record(line.number, line.value))
-            end_byte = line.end
+            next_line, end_byte = line.number + 1, line.end
+            if self._was_answered(line.number):
+                self._num_skipped += 1
+            else:
+                records.append(self._record(line.number, line.value))
         written = await self._publisher.send_all(records)
         offsets = dict(self.cursor.highest_offsets)
         for metadata in written:
             partition = str(metadata.partition)
             offsets[partition] = max(offsets.get(partition, -1), metadata.offset)
-        next_line = self.cursor.next_line + len(records)
         self.cursor = msgspec.structs.replace(
             self.cursor, next_line=next_line, next_byte=end_byte, highest_offsets=offsets
         )
@@ -99,6 +121,16 @@ class BatchRun:
         if moved and (self.is_done or time.monotonic() - self._told_at >= interval_s):
             await self._publisher.send(dispatch_record(self._batches_topic, self._created.id, self.cursor))
             self._told_at, self._told_line = time.monotonic(), self.cursor.next_line
+
+    async def _load_answered(self) -> None:
+        key = self.cursor.answered_key
+        self._answered = await self._store.read(key) if key else b""
+        self._num_answered_before = int.from_bytes(self._answered).bit_count()
+        self._num_skipped = sum(self._was_answered(line) for line in range(self.cursor.next_line)) if key else 0
+
+    def _was_answered(self, line: int) -> bool:
+        bits = self._answered or b""
+        return line >> 3 < len(bits) and bool(bits[line >> 3] & (1 << (line & 7)))
 
     def _record(self, number: int, value: bytes) -> OutgoingRecord:
         created, partition = self._created, next(_partition_counter) % self._topic.partitions

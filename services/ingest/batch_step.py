@@ -13,10 +13,9 @@ class Validate:
 
 @dataclass(frozen=True, slots=True)
 class RecordEnd:
-    """Append a `cancel` or `deadline` record: the decision that every replay sees. `total` = lines accepted so far."""
+    """Append a `cancel` or `deadline` record to every shard: the decision that every replay sees."""
 
     kind: str
-    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +33,13 @@ WAIT: Final = Wait()
 
 
 def next_step(view: BatchView, *, now_s: int, next_line: int, end_recorded: bool) -> Step:
-    """Decide. `next_line` is the first line that was not dispatched; an end is recorded once."""
+    """Decide. `next_line` is the first line that was not dispatched; `end_recorded` = a short while ago."""
     if view.is_terminal or end_recorded:
         return WAIT
-    total = view.dispatch.total if view.dispatch else 0
     if view.cancel is not None:
-        return RecordEnd("cancel", total)
+        return RecordEnd("cancel")
     if now_s >= view.created.expires_at:
-        return RecordEnd("deadline", total)
+        return RecordEnd("deadline")
     if view.dispatch is None:
         return Validate()
-    return Dispatch() if next_line < total else WAIT
+    return Dispatch() if next_line < view.dispatch.total else WAIT

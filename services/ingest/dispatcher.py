@@ -8,7 +8,7 @@ from typing import assert_never
 import structlog
 from opentelemetry.trace import SpanKind
 
-from services.ingest.batch_run import BatchRun, dispatch_record, validate
+from services.ingest.batch_run import BatchRun, decide_once, dispatch_record, validate
 from services.ingest.batch_step import Dispatch, RecordEnd, Validate, Wait, next_step
 from services.ingest.ownership import Ownership
 from services.ingest.pacing import Limits, Runnable, shares
@@ -19,7 +19,7 @@ from shared.batch_state import BatchView
 from shared.errors import HeadraceError, ObjectStoreError
 from shared.kafka import OutgoingRecord, Publisher
 from shared.lifecycle import Stop
-from shared.messages import CancelHint, CompletionHeaders, completion_headers, encode
+from shared.messages import BatchDispatched, CancelHint, CompletionHeaders, completion_headers, encode
 from shared.object_store import ObjectStore
 from shared.telemetry import Telemetry, context_from
 from shared.topics import Topics, completion_key, num_shards, partition_of
@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 TICK_S = 0.25
 FAULT_BACKOFF_S = 1.0
+# A batch that does not end is ended again: the record may have been lost, and a second one changes nothing.
+END_REPEAT_S = 30.0
 
 
 class Dispatcher:
@@ -58,7 +60,7 @@ class Dispatcher:
         self._validating: dict[str, asyncio.Task[None]] = {}
         self._validate_slots = asyncio.Semaphore(settings.validate_concurrency)
         self._runs: dict[str, BatchRun] = {}
-        self._ended: set[str] = set()
+        self._ended: dict[str, float] = {}
         self._stuck: set[str] = set()
 
     def serves(self, model: str) -> bool:
@@ -108,7 +110,9 @@ class Dispatcher:
             batch_id = view.created.id
             run = self._runs.get(batch_id)
             next_line = run.cursor.next_line if run else view.dispatch.next_line if view.dispatch else 0
-            step = next_step(view, now_s=int(time.time()), next_line=next_line, end_recorded=batch_id in self._ended)
+            step = next_step(
+                view, now_s=int(time.time()), next_line=next_line, end_recorded=self._was_ended_lately(batch_id)
+            )
             match step:
                 case Validate():
                     self._start_validation(view, group)
@@ -126,8 +130,12 @@ class Dispatcher:
     def _forget_others(self, mine: set[str]) -> None:
         for batch_id in [b for b in self._runs if b not in mine]:
             del self._runs[batch_id]
-        self._ended &= mine
+        self._ended = {b: at for b, at in self._ended.items() if b in mine}
         self._stuck &= mine
+
+    def _was_ended_lately(self, batch_id: str) -> bool:
+        ended_at = self._ended.get(batch_id)
+        return ended_at is not None and time.monotonic() - ended_at < END_REPEAT_S
 
     def _start_validation(self, view: BatchView, group: asyncio.TaskGroup) -> None:
         batch_id = view.created.id
@@ -147,6 +155,7 @@ class Dispatcher:
                     {"headrace.batch.id": created.id},
                 ):
                     facet = await validate(self._store, created, self.serves, self._settings.batch_lines_max)
+                    facet = await decide_once(self._store, created.id, facet)
             # Not cancelled from here on: a decision that may be in the log must be waited for.
             written = await asyncio.shield(
                 self._publisher.send(dispatch_record(self._topics.batches, created.id, facet))
@@ -164,29 +173,36 @@ class Dispatcher:
         batch_id = view.created.id
         if batch_id in self._validating:
             return  # its outcome decides how many lines were accepted; the next turn sees it
-        self._ended.add(batch_id)
+        self._ended[batch_id] = time.monotonic()
         self._runs.pop(batch_id, None)
-        headers = completion_headers(CompletionHeaders(kind=step.kind, batch_id=batch_id, total=step.total))
         topic = self._topics.completions
-        keys = [completion_key(batch_id, shard) for shard in range(num_shards(step.total))]
         hint = OutgoingRecord(self._topics.control.name, encode(CancelHint(batch_id=batch_id)), 0, batch_id.encode())
         try:
-            await self._publisher.send_all(
-                [OutgoingRecord(topic.name, None, partition_of(key, topic.partitions), key, headers) for key in keys]
-            )
-            await self._publisher.send(hint)
+            # Whoever ends a batch that nobody validated decides that it has no lines, before anybody else decides.
+            nothing = BatchDispatched(in_progress_at=int(time.time()))
+            decided = view.dispatch or await decide_once(self._store, batch_id, nothing)
+            if decided.failed_at is not None:  # refused by a dispatcher that died before it could tell
+                await self._publisher.send(dispatch_record(self._topics.batches, batch_id, decided))
+                return
+            total, records = decided.total, []
+            for shard in range(num_shards(total)):
+                key = completion_key(batch_id, shard)
+                headers = CompletionHeaders(kind=step.kind, batch_id=batch_id, shard=shard, total=total)
+                partition = partition_of(key, topic.partitions)
+                records.append(OutgoingRecord(topic.name, None, partition, key, completion_headers(headers)))
+            await self._publisher.send_all([*records, hint])
         except HeadraceError:
-            self._ended.discard(batch_id)
+            self._ended.pop(batch_id, None)
             raise
-        log.info("end of batch recorded", batch_id=batch_id, kind=step.kind, total=step.total)
+        log.info("end of batch recorded", batch_id=batch_id, kind=step.kind, total=total)
 
     async def _dispatch_round(self, views: list[BatchView]) -> bool:
         runs = {view.created.id: self._run_of(view) for view in views}
         tenant_outstanding: dict[str, int] = defaultdict(int)
         candidates = []
         for view in views:
-            cursor = runs[view.created.id].cursor
-            outstanding = max(0, cursor.next_line - view.answered)
+            run = runs[view.created.id]
+            cursor, outstanding = run.cursor, run.outstanding(view.answered)
             tenant_outstanding[view.created.tenant] += outstanding
             candidates.append(
                 Runnable(

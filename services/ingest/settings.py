@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import Field
 
+from shared.messages import LINES_MAX
 from shared.settings import Block, Port, Seconds, ServiceSettings
-from shared.topics import SHARD_LINES
 
 MIB = 1024 * 1024
 
@@ -19,8 +19,8 @@ class IngestBlock(Block):
     view_path: Path | None = None
     file_bytes_max: int = Field(default=512 * MIB, ge=1)
     batch_file_bytes_max: int = Field(default=200 * MIB, ge=1)
-    # One shard per batch: larger ones wait for sharded result files.
-    batch_lines_max: int = Field(default=SHARD_LINES, ge=1, le=SHARD_LINES)
+    # The real service's limit; larger batches are collected in shards of 50,000 lines.
+    batch_lines_max: int = Field(default=50_000, ge=1, le=LINES_MAX)
     completion_window_s: int = Field(default=24 * 3600, ge=1)
     # Lines of one batch, and of one tenant, that are on the request topics at once.
     outstanding_lines_per_batch: int = Field(default=20_000, ge=1)
@@ -30,8 +30,6 @@ class IngestBlock(Block):
     cursor_interval_s: Seconds = 1.0
     batch_file_expires_after_s: int = Field(default=30 * 24 * 3600, ge=3600)
     worker_silence_s: Seconds = 10.0
-    # Publish all batches of the store again at start: for a log that does not outlive its broker.
-    restore: bool = False
 
 
 class IngestSettings(ServiceSettings):

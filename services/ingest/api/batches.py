@@ -1,5 +1,6 @@
 """Routes of `/batches`: create, retrieve, list, cancel."""
 
+import contextlib
 import secrets
 import time
 from typing import Any
@@ -16,8 +17,9 @@ from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
 from shared import identifiers
 from shared.batch_state import BatchView, batch_object, may_cancel
+from shared.errors import ObjectExists
 from shared.messages import BatchCancelRequested, BatchCreated, encode
-from shared.object_store import ObjectStore, manifest_key
+from shared.object_store import ObjectStore, cancel_key, manifest_key
 from shared.telemetry import Telemetry, traceparent_of
 
 LIST_DEFAULT, LIST_MAX = 20, 100
@@ -99,7 +101,10 @@ class BatchesApi:
         if not may_cancel(view.status):
             raise ApiError(409, f"Cannot cancel a batch with status '{view.status}'.")
         if view.cancel is None and not view.is_terminal:
-            await self._log_writer.write_facet(batch_id, "cancel", BatchCancelRequested(cancelling_at=int(time.time())))
+            wish = BatchCancelRequested(cancelling_at=int(time.time()))
+            with contextlib.suppress(ObjectExists):  # an earlier call did not get as far as the log
+                await self._store.create(cancel_key(batch_id), encode(wish))
+            await self._log_writer.write_facet(batch_id, "cancel", wish)
         return batch_object(self._find(batch_id))
 
     def _find(self, batch_id: str) -> BatchView:

@@ -17,8 +17,8 @@ from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
 from shared import identifiers
 from shared.errors import ObjectNotFound
-from shared.messages import StoredFile
-from shared.object_store import ObjectStore, file_key
+from shared.messages import StoredFile, encode
+from shared.object_store import ObjectStore, file_key, file_object_key
 
 LIST_DEFAULT, LIST_MAX = 10_000, 10_000
 TENANT = "default"
@@ -85,6 +85,7 @@ class FilesApi:
                 expires_at=now_s + lasts_s if lasts_s is not None else None,
                 tenant=TENANT,
             )
+            await self._store.create(file_object_key(file_id), encode(file))
             await self._log_writer.write_file(file)
         return file_object(file)
 
@@ -108,6 +109,7 @@ class FilesApi:
     async def delete(self, file_id: str) -> dict[str, Any]:
         """Forget a file. The bytes of an input stay while an open batch still reads them."""
         file = self._find(file_id)
+        await self._store.delete(file_object_key(file_id))
         await self._log_writer.forget_file(file_id)
         if not any(view.created.input_file_id == file_id for view in self._view.open_batches()):
             await self._store.delete(file.object_key)

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from services.collector.finalizer import ClosedShard, Finalizer, LineIndex
+from services.collector.finalizer import ClosedShard, Finalizer
 from services.collector.ledger import Ledger
+from services.collector.result_files import LineIndex
 from services.collector.segment_chain import SegmentChain
 from shared.identifiers import result_file_id
 from shared.messages import BatchClosed, BatchCreated, CompletionHeaders, Usage, encode
@@ -26,7 +27,7 @@ MANIFEST = BatchCreated(
 
 
 def finalizer(store: MemoryObjectStore) -> Finalizer:
-    return Finalizer(store, None, 3600, Telemetry("test", TelemetrySettings()))
+    return Finalizer(store, None, 3600, Telemetry("test", TelemetrySettings()), 2)
 
 
 async def closed_batch(store: MemoryObjectStore, order: list[int], total: int, end: str | None = None) -> ClosedShard:

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from services.inference.completion import answered, completion_headers_for, unanswered, usage_of
+from services.inference.completion import answered, completion_headers_for, unanswered
 from services.inference.engine import Answer
 from shared.messages import RequestHeaders, Usage
 from shared.topics import RECORD_BYTES_MAX
+from shared.usage import usage_of
 
 HEADERS = RequestHeaders(batch_id="batch_1", line=4, total=9, deadline_s=0)
 

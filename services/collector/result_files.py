@@ -1,0 +1,158 @@
+"""How are the lines of a shard put into two files? SHELL: from segments to local scratch, in input order.
+
+Memory is bounded: the parts of the segments that hold lines of the shard are copied to local files, and lines go from
+there to the output and the error file. Lines that never ran become error lines, named by the input file.
+"""
+
+import asyncio
+import contextlib
+import os
+from array import array
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from services.collector.ledger import CANCELLED, EXPIRED, Shard
+from services.collector.segment import Entry
+from shared.jsonl import LineReader
+from shared.messages import BatchCreated
+from shared.object_store import ObjectStore, file_key
+from shared.openai_batch import (
+    CANCELLED_CODE,
+    CANCELLED_MESSAGE,
+    EXPIRED_CODE,
+    EXPIRED_MESSAGE,
+    decode_request_line,
+    unanswered_line,
+)
+from shared.topics import RECORD_BYTES_MAX, SHARD_LINES
+
+KINDS = ("output", "error")
+_NOT_RUN = {CANCELLED: (CANCELLED_CODE, CANCELLED_MESSAGE), EXPIRED: (EXPIRED_CODE, EXPIRED_MESSAGE)}
+READ_BYTES = 8 * 1024 * 1024
+# Lines between two breaths of the event loop while files are put together.
+LINES_PER_TURN = 2_000
+_MISSING, _FAILED, _COMPLETED = 0, 1, 2
+
+
+class LineIndex:
+    """Where each line of a batch shard is: segment, position, length and outcome; 17 bytes a line."""
+
+    def __init__(self, num_lines: int) -> None:
+        self._spans: list[tuple[str, int, int]] = []
+        self._numbers = array("I", bytes(4 * num_lines))
+        self._positions = array("Q", bytes(8 * num_lines))
+        self._lengths = array("I", bytes(4 * num_lines))
+        self._outcomes = bytearray(num_lines)
+
+    def add(self, segment_key: str, entry: Entry) -> None:
+        """Note a line that became durable."""
+        end = entry.position + entry.length
+        if not self._spans or self._spans[-1][0] != segment_key:
+            self._spans.append((segment_key, entry.position, end))
+        self._spans[-1] = (segment_key, self._spans[-1][1], end)
+        line = entry.line % SHARD_LINES
+        self._numbers[line] = len(self._spans) - 1
+        self._positions[line] = entry.position
+        self._lengths[line] = entry.length
+        self._outcomes[line] = _COMPLETED if entry.kind == "completed" else _FAILED
+
+    def span(self, number: int) -> tuple[str, int, int]:
+        """Segment `number`'s key, and the first and last byte (exclusive) that this shard has in it."""
+        return self._spans[number]
+
+    @property
+    def num_segments(self) -> int:
+        """Segments that hold lines of this shard."""
+        return len(self._spans)
+
+    def outcome(self, line: int) -> int:
+        """Whether a line (0-based, in the batch) is missing, failed or completed."""
+        return self._outcomes[line % SHARD_LINES]
+
+    def place(self, line: int) -> tuple[int, int, int]:
+        """Segment number, position and length of a line (0-based, in the batch)."""
+        index = line % SHARD_LINES
+        return self._numbers[index], self._positions[index], self._lengths[index]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFiles:
+    """Two local files and how many lines each has."""
+
+    paths: Mapping[str, Path]
+    num_lines: Mapping[str, int]
+
+
+async def put_together(
+    store: ObjectStore, manifest: BatchCreated, shard: Shard, index: LineIndex, scratch: Path
+) -> ResultFiles:
+    """Write the shard's output and error file into the folder `scratch`; a function of the shard's segments alone."""
+    paths = {kind: scratch / kind for kind in KINDS}
+    with contextlib.ExitStack() as stack:
+        spans = await _fetch_spans(store, index, scratch, stack)
+        output, error = (stack.enter_context(paths[kind].open("wb")) for kind in KINDS)
+        not_run = _custom_ids(store, manifest, shard) if shard.num_answered < shard.num_lines else None
+        num_lines = await _copy_lines(shard, index, spans, not_run, output, error)
+    return ResultFiles(paths, num_lines)
+
+
+async def _fetch_spans(
+    store: ObjectStore, index: LineIndex, scratch: Path, stack: contextlib.ExitStack
+) -> Mapping[int, tuple[BinaryIO, int]]:
+    """Copy the part of each segment that holds lines of the shard to local files: file and its first position."""
+    spans: dict[int, tuple[BinaryIO, int]] = {}
+    for number in range(index.num_segments):
+        key, first, last = index.span(number)
+        local = stack.enter_context((scratch / f"segment-{number}").open("w+b"))
+        for start in range(first, last, READ_BYTES):
+            local.write(await store.read(key, start, min(READ_BYTES, last - start)))
+        local.flush()
+        spans[number] = (local, first)
+    return spans
+
+
+async def _copy_lines(
+    shard: Shard,
+    index: LineIndex,
+    spans: Mapping[int, tuple[BinaryIO, int]],
+    not_run: AsyncIterator[str] | None,
+    output: BinaryIO,
+    error: BinaryIO,
+) -> dict[str, int]:
+    num_output = num_error = 0
+    first_line = shard.number * SHARD_LINES
+    for line in range(first_line, first_line + shard.num_lines):
+        custom_id = await anext(not_run) if not_run is not None else ""
+        outcome = index.outcome(line)
+        if outcome == _MISSING:
+            code, message = _NOT_RUN[shard.how_closed or ""]
+            value = unanswered_line(batch_id=shard.batch_id, line=line, custom_id=custom_id, code=code, message=message)
+        else:
+            number, position, length = index.place(line)
+            local, first = spans[number]
+            value = os.pread(local.fileno(), length, position - first)
+            assert len(value) == length, f"{shard.batch_id} line {line}: {len(value)} of {length} bytes"
+        if outcome == _COMPLETED:
+            num_output += 1
+            output.write(value)
+        else:
+            num_error += 1
+            error.write(value)
+        if line % LINES_PER_TURN == 0:
+            await asyncio.sleep(0)
+    return {"output": num_output, "error": num_error}
+
+
+async def _custom_ids(store: ObjectStore, manifest: BatchCreated, shard: Shard) -> AsyncIterator[str]:
+    """The custom_id of each line of the shard, in line order."""
+    reader = LineReader(RECORD_BYTES_MAX)
+    first_line = shard.number * SHARD_LINES
+    async for chunk in store.stream(file_key(manifest.input_file_id)):
+        for line in reader.feed(chunk):
+            if line.number >= first_line:
+                yield decode_request_line(line.value or b"").custom_id
+    for line in reader.finish():
+        if line.number >= first_line:
+            yield decode_request_line(line.value or b"").custom_id
