@@ -24,7 +24,7 @@ from shared.messages import (
     encode,
     request_headers,
 )
-from shared.object_store import ObjectStore, file_key
+from shared.object_store import ObjectStore, file_key, final_key
 from shared.openai_batch import decode_request_line, unanswered_line
 from shared.telemetry import Telemetry
 from shared.topics import RECORD_BYTES_MAX, Topic, Topics, completion_key, facet_key, num_shards, partition_of
@@ -113,6 +113,8 @@ class Auditor:
             case Consumed():
                 # After the committed offsets were read: what they cover is below this end.
                 self._ends[key] = (await reader.end_offsets())[self._tp]
+            case Redrive() | GiveUp() if await self._store.size(final_key(suspect.shard_id[0])) is not None:
+                pass  # it ended, its segments were collected, and its end has not reached this view yet
             case Redrive(attempt=attempt):
                 await self._redrive(suspect, _missing(suspect, ledger), attempt)
             case GiveUp():

@@ -129,6 +129,8 @@ class PartitionCollector:
         for shard in list(self._ledger.shards.values()):
             if shard.how_closed is not None:
                 self._close(shard, tasks)
+            else:  # the owner before may have died before it told, and the dispatcher waits for the counts
+                self._note_shard(shard)
 
     async def _collect(self, reader: LogReader, stop: Stop, tasks: asyncio.TaskGroup) -> None:
         builder = self._chain.builder()
@@ -206,12 +208,14 @@ class PartitionCollector:
 
     def _note_progress(self, segment: Segment) -> None:
         for batch in segment.footer.batches:
-            shard = self._ledger.shards[batch.id, batch.shard]
-            answered_at = int(time.time()) if shard.num_answered == shard.num_lines else None
-            counts = ShardProgressed(
-                completed=shard.completed, failed=shard.failed, usage=shard.usage, answered_at=answered_at
-            )
-            self._progress.note((batch.id, batch.shard), counts)
+            self._note_shard(self._ledger.shards[batch.id, batch.shard])
+
+    def _note_shard(self, shard: Shard) -> None:
+        answered_at = int(time.time()) if shard.num_answered == shard.num_lines else None
+        counts = ShardProgressed(
+            completed=shard.completed, failed=shard.failed, usage=shard.usage, answered_at=answered_at
+        )
+        self._progress.note((shard.batch_id, shard.number), counts)
 
     async def _tell_progress(self) -> None:
         due = self._progress.due(time.monotonic())

@@ -5,6 +5,8 @@ latency, slots and failures can be set, so that throughput and faults can be stu
 """
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Callable
 
@@ -40,6 +42,7 @@ class EchoEngine:
 
     async def answer(self, request: EngineRequest) -> EngineResult:
         """Echo, after the configured latency."""
+        self._misbehave(request.body)
         maker = self._makers.get(request.url)
         if maker is None:
             return _refusal(404, f"The echo engine does not serve {request.url}.")
@@ -67,6 +70,13 @@ class EchoEngine:
 
     async def close(self, timeout_s: float) -> None:
         """Nothing to let go of."""
+
+    def _misbehave(self, body: bytes) -> None:
+        s = self._settings
+        if s.fatal_text and s.fatal_text.encode() in body:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while s.hang_text and s.hang_text.encode() in body:
+            time.sleep(1.0)
 
     async def _take_time(self, request_id: str, output_tokens: int) -> None:
         s = self._settings

@@ -15,6 +15,9 @@ class EchoSettings(Block):
     jitter_s: float = Field(default=0.0, ge=0)
     slots: int = Field(default=256, ge=1)
     failure_rate: float = Field(default=0.0, ge=0, le=1)
+    # A request whose body has one of these texts ends the process at once, or blocks its loop for ever.
+    fatal_text: str = ""
+    hang_text: str = ""
     embedding_dimensions: int = Field(default=384, ge=1, le=65_536)
 
 

@@ -90,6 +90,27 @@ class Stack:
             assert time.monotonic() < deadline, "children outlived their parent"
             time.sleep(0.05)
 
+    def pid(self, name: str) -> int:
+        """The process id of one child."""
+        return int((self.data / "run" / f"{name}.pid").read_text())
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP."""
+        os.kill(self.pid(name), signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """SIGCONT."""
+        os.kill(self.pid(name), signal.SIGCONT)
+
+    def health_ports(self, name: str) -> list[int]:
+        """Ports of the health pages of all children whose name starts so."""
+        return [
+            int(variable.partition(b"=")[2])
+            for path in (self.data / "run").glob(f"{name}*.pid")
+            for variable in Path(f"/proc/{path.read_text().strip()}/environ").read_bytes().split(b"\0")
+            if variable.startswith(b"HEADRACE_HEALTH__PORT=")
+        ]
+
     def kill(self, name: str) -> int:
         """kill -9 of one child; its pid."""
         pid = int((self.data / "run" / f"{name}.pid").read_text())

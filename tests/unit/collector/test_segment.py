@@ -16,6 +16,7 @@ records = st.lists(
             kind=st.sampled_from(["line", "line", "cancel", "deadline"]),
             batch_id=st.sampled_from(["batch_a", "batch_b", "batch_ü"]),
             line=st.integers(0, 2**32 - 2),
+            shard=st.integers(0, 80_000),
             total=st.just(2**32 - 1),
             succeeded=st.booleans(),
             usage=st.builds(Usage, st.integers(0, 2**40), st.integers(0, 2**40)),
@@ -43,7 +44,8 @@ def test_round_trip(kept: list[tuple[CompletionHeaders, bytes]], first_offset: i
     for (record, value), entry in zip(kept, entries, strict=True):
         assert segment.data[entry.position : entry.position + entry.length] == value
         replayed = entry.as_completion()
-        assert (replayed.kind, replayed.batch_id, replayed.line) == (record.kind, record.batch_id, record.line)
+        assert (replayed.kind, replayed.shard_id) == (record.kind, record.shard_id)
+        assert replayed.line == (record.line if record.kind == "line" else 0)
         assert replayed.succeeded == (record.succeeded and record.kind == "line")
     total = sum(record.usage.input_tokens for record, _ in kept)
     assert sum(batch.usage.input_tokens for batch in footer.batches) == total

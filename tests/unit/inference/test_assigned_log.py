@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError
+from aiokafka.structs import OffsetAndMetadata
 
-from services.inference.assigned_log import REBALANCES_MAX, AssignedLog, EndlessRebalance
+from services.inference.assigned_log import REBALANCES_MAX, SPAN_MAX, AssignedLog, EndlessRebalance
+from services.inference.partition_note import PartitionNote, decode_note, encode_note, finished_offsets
 from shared.settings import KafkaSettings
 
 TP = TopicPartition("t", 0)
@@ -18,18 +20,40 @@ class FakeConsumer:
 
     def __init__(self) -> None:
         self.queue: list[list[int]] = []
-        self.commits: list[dict[TopicPartition, int]] = []
+        self.commits: list[int] = []
+        self.notes: list[PartitionNote] = []
+        self.seeks: list[int] = []
         self.refuse = False
         self.stopped = False
+        self.partitions = {TP}
+        self.begin = 0
 
-    async def getmany(self, **_: Any) -> dict[TopicPartition, list[Any]]:
+    async def getmany(self, *_: Any, **__: Any) -> dict[TopicPartition, list[Any]]:
         offsets = self.queue.pop(0) if self.queue else []
-        return {TP: [SimpleNamespace(offset=offset) for offset in offsets]} if offsets else {}
+        records = [SimpleNamespace(topic="t", partition=0, offset=offset) for offset in offsets]
+        return {TP: records} if records else {}
 
-    async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+    async def commit(self, offsets: dict[TopicPartition, tuple[int, str]]) -> None:
         if self.refuse:
             raise CommitFailedError
-        self.commits.append(offsets)
+        offset, text = offsets[TP]
+        note = decode_note(text)
+        assert note is not None
+        self.commits.append(offset)
+        self.notes.append(note)
+
+    async def committed(self, _group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+        """As GroupOffsets."""
+        return {TP: OffsetAndMetadata(self.commits[-1], encode_note(self.notes[-1]))} if self.commits else {}
+
+    def assignment(self) -> set[TopicPartition]:
+        return self.partitions
+
+    async def beginning_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(tps, self.begin)
+
+    def seek(self, _tp: TopicPartition, offset: int) -> None:
+        self.seeks.append(offset)
 
     async def stop(self) -> None:
         self.stopped = True
@@ -42,7 +66,13 @@ def consumer() -> FakeConsumer:
 
 @pytest.fixture
 async def log(consumer: FakeConsumer) -> AssignedLog:
-    assigned = AssignedLog(KafkaSettings(), "t", None)
+    assigned = AssignedLog(
+        settings=KafkaSettings(),
+        topic="t",
+        new_consumer=lambda: consumer,
+        group_offsets=consumer,  # type: ignore[arg-type]
+        window=8,
+    )
     assigned._consumer = consumer
     await assigned.on_partitions_assigned([TP])
     return assigned
@@ -55,31 +85,33 @@ async def poll(log: AssignedLog) -> list[int]:
 async def test_only_contiguous_completions_are_committed(log: AssignedLog, consumer: FakeConsumer) -> None:
     consumer.queue = [[0, 1, 2]]
     assert await poll(log) == [0, 1, 2]
+    assert consumer.commits == [0], "where the group starts"
 
     log.finish(TP, 2)
     await log.commit()
-    assert consumer.commits == []
+    assert finished_offsets(consumer.notes[-1].finished, 0) == {2}
     log.finish(TP, 0)
     await log.commit()
     await log.commit()
 
-    assert consumer.commits == [{TP: 1}]
+    assert consumer.commits == [0, 0, 1], "the same is not written twice"
 
 
 async def test_nothing_is_committed_between_revoked_and_assigned(log: AssignedLog, consumer: FakeConsumer) -> None:
-    consumer.queue = [[0, 1]]
+    consumer.queue = [[0, 1], [0, 1]]
     await poll(log)
     log.finish(TP, 0)
 
     await log.on_partitions_revoked([TP])
-    assert consumer.commits == [{TP: 1}], "the last commit of the epoch"
+    assert consumer.commits == [0, 1], "the last commit of the epoch"
+    assert not consumer.notes[-1].held, "let go of"
     log.finish(TP, 1)
     await log.commit()
-    assert consumer.commits == [{TP: 1}]
+    assert consumer.commits == [0, 1]
     await log.on_partitions_assigned([TP])
-    await log.commit()
+    await poll(log)
 
-    assert consumer.commits == [{TP: 1}, {TP: 2}]
+    assert consumer.commits == [0, 1, 2]
 
 
 async def test_partition_that_comes_back_is_not_done_twice(log: AssignedLog, consumer: FakeConsumer) -> None:
@@ -97,11 +129,12 @@ async def test_lost_partition_is_normal(log: AssignedLog, consumer: FakeConsumer
     await poll(log)
     await log.on_partitions_revoked([TP])
     await log.on_partitions_assigned([])
+    consumer.partitions = set()
 
     log.finish(TP, 0)
     await log.commit()
 
-    assert consumer.commits == []
+    assert consumer.commits == [0, 0], "taken and let go of"
 
 
 async def test_refused_commit_is_tried_again_later(log: AssignedLog, consumer: FakeConsumer) -> None:
@@ -113,13 +146,71 @@ async def test_refused_commit_is_tried_again_later(log: AssignedLog, consumer: F
 
     await log.commit()
 
-    assert consumer.commits == [{TP: 1}]
+    assert consumer.commits == [1]
+
+
+async def test_epoch_that_ends_while_it_begins_hands_out_nothing(
+    log: AssignedLog, consumer: FakeConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 3: records that came before a rebalance come again after it, and must not count as delivered."""
+    committed = consumer.committed
+
+    async def rebalance_meanwhile(group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+        await log.on_partitions_revoked([TP])
+        await log.on_partitions_assigned([TP])
+        return await committed(group)
+
+    monkeypatch.setattr(consumer, "committed", rebalance_meanwhile)
+    consumer.queue = [[0, 1], [0, 1]]
+    assert await poll(log) == []
+    monkeypatch.setattr(consumer, "committed", committed)
+
+    assert await poll(log) == [0, 1]
+
+
+async def test_gap_at_the_start_of_an_epoch_is_read_again_and_then_believed(
+    log: AssignedLog, consumer: FakeConsumer
+) -> None:
+    consumer.queue = [[5, 6], [5, 6], [7]]
+
+    assert await poll(log) == []
+    assert consumer.seeks == [0]
+    assert await poll(log) == [5, 6]
+    assert await poll(log) == [7]
+    assert consumer.seeks == [0]
+
+
+async def test_long_span_behind_a_slow_record_is_not_extended(log: AssignedLog, consumer: FakeConsumer) -> None:
+    consumer.queue = [list(range(SPAN_MAX + 2)), [SPAN_MAX + 2]]
+    await poll(log)
+    for offset in range(1, SPAN_MAX + 2):
+        log.finish(TP, offset)
+
+    assert await poll(log) == []
+    log.finish(TP, 0)
+    assert await poll(log) == [SPAN_MAX + 2]
+
+
+async def test_suspects_are_named_before_they_run(log: AssignedLog, consumer: FakeConsumer) -> None:
+    dead_owner = PartitionNote(held=True, deaths=1, handed_out_to=2)
+    consumer.commits, consumer.notes, consumer.queue = [0], [dead_owner], [[0, 1]]
+
+    records = await log.poll(timeout_ms=0, max_records=10)
+    assert log.num_suspects == 2
+    await log.begin_trial(records[:1])
+
+    assert consumer.notes[-1].trial == (0,)
+    assert consumer.notes[-1].is_alone
+    log.finish(TP, 0)
+    await log.end_trial()
+    assert consumer.notes[-1].trial == ()
+    assert consumer.commits[-1] == 1
 
 
 async def test_failed_poll_throws_the_consumer_away(
     log: AssignedLog, consumer: FakeConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(**_: Any) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
         raise CommitFailedError
 
     monkeypatch.setattr(consumer, "getmany", fail)

@@ -1,0 +1,74 @@
+"""Run seeds of the simulation: `python -m tests.simulation FIRST[:LAST] [--without RULE]`.
+
+Prints each seed that broke an invariant with the line that runs it again, then one line of figures. A run is a function
+of its seed. `--without RULE` removes one rule of the design, and then seeds must break.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+
+import structlog
+
+import shared.topics
+
+# Shards of eight lines, so that small batches have several; set before anything else reads it.
+shared.topics.SHARD_LINES = 8
+
+from tests.simulation.clock import Deadlock, run_virtually  # noqa: E402
+from tests.simulation.rules import RULES, fast_polls, without  # noqa: E402
+from tests.simulation.world import Broken, World  # noqa: E402
+
+SHOWN_MAX = 5
+
+
+def run_seed(seed: int) -> str | None:
+    """Why the seed's run broke, or None."""
+    world = World(seed)
+    try:
+        run_virtually(world.run)
+    except (Broken, Deadlock) as error:
+        return str(error)
+    except Exception:
+        return traceback.format_exc()
+    return None
+
+
+def main() -> int:
+    """Run the seeds; the exit code is the number of broken ones, at most 1."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("seeds", help="FIRST or FIRST:LAST")
+    parser.add_argument("--without", choices=sorted(RULES), help="remove this rule")
+    parser.add_argument("--stop-after", type=int, default=0, help="stop after so many broken seeds")
+    parser.add_argument("--verbose", action="store_true", help="show the log of every process")
+    arguments = parser.parse_args()
+    if os.environ.get("PYTHONHASHSEED") != "0":  # sets of strings must have one order
+        os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], os.environ | {"PYTHONHASHSEED": "0"})
+    quiet = logging.DEBUG if arguments.verbose else logging.CRITICAL
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(quiet))
+    logging.disable(logging.CRITICAL)
+    first, _, last = arguments.seeds.partition(":")
+    seeds = range(int(first), int(last or int(first) + 1))
+    fast_polls()
+    if arguments.without:
+        without(arguments.without)
+    began, broken, num_run = time.perf_counter(), [], 0
+    for seed in seeds:
+        num_run += 1
+        if reason := run_seed(seed):
+            broken.append(seed)
+            if len(broken) <= SHOWN_MAX:
+                rule = f" --without {arguments.without}" if arguments.without else ""
+                print(f"seed {seed}: {reason}\n  again: python -m tests.simulation {seed}{rule}", flush=True)
+            if arguments.stop_after and len(broken) >= arguments.stop_after:
+                break
+    print(json.dumps({"seeds": num_run, "broken": len(broken), "seconds": round(time.perf_counter() - began, 1)}))
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

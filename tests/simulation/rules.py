@@ -1,0 +1,106 @@
+"""The rules of the design that a twin runs without; each must make seeds break, or the checker is blind."""
+
+from collections.abc import Callable
+from typing import Any
+
+from services.collector import auditor, collector, ledger
+from services.inference import assigned_log, offset_tracker, worker
+from services.ingest import dispatcher
+from shared import kafka
+from tests.simulation import machine
+
+
+def fast_polls() -> None:
+    """Long polls cost nothing here, because whoever waits is woken when something comes."""
+    collector.POLL_TIMEOUT_MS = 2_000
+    worker.POLL_TIMEOUT_MS = 5_000
+    worker.CONTROL_POLL_TIMEOUT_MS = 100_000
+    worker.PROBE_INTERVAL_S = 1_000.0
+    dispatcher.TICK_S = 2.0
+    dispatcher.END_REPEAT_S = 30.0
+
+
+def _commit_early() -> None:
+    """Commit what was handed out, not what is finished."""
+    deliver = offset_tracker.OffsetTracker.deliver
+
+    def delivered_is_done(self: Any, offset: int) -> bool:
+        is_new = deliver(self, offset)
+        if is_new:
+            self.finish(offset)
+        return is_new
+
+    offset_tracker.OffsetTracker.deliver = delivered_is_done  # type: ignore[method-assign]
+
+
+def _no_bitmap() -> None:
+    """Keep every completion, repeated ones too."""
+    ledger.Shard.has = lambda _self, _line: False  # type: ignore[method-assign]
+
+
+def _plain_put() -> None:
+    """Overwrite objects."""
+
+    def overwrite(self: Any, key: str, data: bytes) -> None:
+        if key in self.objects and self.objects[key] != data:
+            self.overwritten.append(key)
+        self.objects[key] = data
+
+    machine.Store.create = overwrite  # type: ignore[method-assign]
+
+
+def _no_audit() -> None:
+    """Never look for lost lines."""
+
+    async def nothing(_self: Any, _ledger: Any, _reader: Any) -> None:
+        return
+
+    auditor.Auditor.audit = nothing  # type: ignore[method-assign]
+
+
+def _no_resend() -> None:
+    """Give up a send that failed, and go on as if it had arrived."""
+
+    async def once(self: Any, records: Any) -> list[Any]:
+        results: list[Any] = [None] * len(records)
+        await self._try(records, list(range(len(records))), results)
+        return [result for result in results if result is not None]
+
+    kafka.Publisher.send_all = once  # type: ignore[method-assign]
+
+
+def _epoch_before_poll() -> None:
+    """Take the epoch that was before the poll for that of its records."""
+    poll = assigned_log.AssignedLog._new_work
+
+    def any_epoch(self: Any, tp: Any, records: Any, _epoch: int) -> Any:
+        tracker = self._tracker(tp)
+        return poll(self, tp, records, tracker.epoch)
+
+    assigned_log.AssignedLog._new_work = any_epoch  # type: ignore[method-assign]
+
+
+def _audit_without_fold() -> None:
+    """Call a line lost as soon as its request is consumed."""
+    verdict = auditor.verdict
+
+    def hasty(**facts: Any) -> Any:
+        return verdict(**(facts | {"end_when_consumed": 0}))
+
+    auditor.verdict = hasty
+
+
+RULES: dict[str, Callable[[], None]] = {
+    "commit-after-completion": _commit_early,
+    "bitmap": _no_bitmap,
+    "create-only": _plain_put,
+    "audit": _no_audit,
+    "resend": _no_resend,
+    "epoch-after-poll": _epoch_before_poll,
+    "fold-before-proof": _audit_without_fold,
+}
+
+
+def without(rule: str) -> None:
+    """Remove a rule for the rest of this process."""
+    RULES[rule]()
