@@ -1,6 +1,7 @@
 """What has a consumer group committed? SHELL: offsets with their metadata, which the consumer itself does not show."""
 
 import asyncio
+from collections.abc import Collection
 
 import structlog
 from aiokafka import TopicPartition
@@ -22,14 +23,16 @@ class GroupOffsets:
         self._admin: AIOKafkaAdminClient | None = None
         self._lock = asyncio.Lock()
 
-    async def committed(self, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
-        """The next offset of each partition that the group has committed; raises UnavailableError."""
+    async def committed(
+        self, group: str, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        """The next offset of those partitions for which the group has committed one; raises UnavailableError."""
         async with self._lock:
             try:
                 async with asyncio.timeout(self._settings.request_timeout_s):
                     if self._admin is None:
                         self._admin = await self._connect()
-                    found = await self._admin.list_consumer_group_offsets(group)
+                    found = await self._admin.list_consumer_group_offsets(group, partitions=list(partitions))
             except (TimeoutError, AttributeError, *KAFKA_ERRORS) as error:
                 # The client raises AttributeError when a partition of the answer carries an error.
                 await self._drop()

@@ -1,8 +1,8 @@
 """Is a line lost? PURE: a proof, not a timeout.
 
 A worker commits an offset only after the completions of everything before it were acknowledged. So when the group has
-committed past every request of a shard, and then the collector has folded the completions log up to where it ended
-at that moment, a line without a completion will never get one.
+committed past every request that the dispatch cursor covers, and then the collector has folded the completions log up
+to where it ended at that moment, a line below the cursor that has no completion will never get one.
 """
 
 from collections.abc import Mapping
@@ -38,11 +38,6 @@ class GiveUp:
 
 Verdict = Unproven | Consumed | Redrive | GiveUp
 UNPROVEN: Final = Unproven()
-
-
-def is_dispatched(dispatch: BatchDispatched | None) -> bool:
-    """Whether every line of the batch was published at least once."""
-    return dispatch is not None and dispatch.failed_at is None and 0 < dispatch.total <= dispatch.next_line
 
 
 def requests_of(dispatch: BatchDispatched, redriven: ShardRedriven | None) -> dict[str, int]:

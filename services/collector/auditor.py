@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import structlog
 from aiokafka import TopicPartition
 
-from services.collector.audit import Consumed, GiveUp, Redrive, is_dispatched, requests_of, verdict
-from services.collector.ledger import Ledger, Shard, ShardId
+from services.collector.audit import Consumed, GiveUp, Redrive, requests_of, verdict
+from services.collector.ledger import Ledger, ShardId
 from services.collector.open_batches import OpenBatch, OpenBatches
 from shared.errors import ObjectStoreError
 from shared.group_offsets import GroupOffsets
@@ -17,6 +17,7 @@ from shared.kafka import OutgoingRecord, Publisher
 from shared.log_reader import LogReader
 from shared.messages import (
     BatchCreated,
+    BatchDispatched,
     CompletionHeaders,
     RequestHeaders,
     ShardRedriven,
@@ -39,17 +40,28 @@ _partition_counter = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """An open shard all of whose lines were dispatched, with what the log says of it."""
+    """An open shard of which lines were dispatched, with what the log says of it."""
 
     shard_id: ShardId
     batch: OpenBatch
     created: BatchCreated
+    dispatch: BatchDispatched
     requests_topic: Topic
 
     @property
     def redriven(self) -> ShardRedriven | None:
         """The shard's last re-drive."""
         return self.batch.redriven_of(self.shard_id[1])
+
+    @property
+    def proof_id(self) -> tuple[ShardId, int, int]:
+        """What a noted end of the completions log belongs to: more lines or another attempt need a new one."""
+        return self.shard_id, self.dispatch.next_line, self.redriven.attempt if self.redriven else 1
+
+    def missing(self, ledger: Ledger) -> list[int]:
+        """Dispatched lines without a completion."""
+        shard = ledger.shards.get(self.shard_id) or Ledger.new_shard(self.shard_id, self.dispatch.total)
+        return [line for line in shard.missing() if line < self.dispatch.next_line]
 
 
 class Auditor:
@@ -73,58 +85,60 @@ class Auditor:
         self._publisher = publisher
         self._store = store
         self._num_redriven = telemetry.counter("headrace.lines.redriven", "Lines that were lost and sent again")
-        self._ends: dict[tuple[ShardId, int], int] = {}
+        self._ends: dict[tuple[ShardId, int, int], int] = {}
 
     async def audit(self, ledger: Ledger, reader: LogReader) -> None:
         """Look at every shard that could have lost lines; raises UnavailableError."""
         suspects = list(self._suspects(ledger))
-        alive = {(suspect.shard_id, _attempt(suspect)) for suspect in suspects}
-        self._ends = {key: end for key, end in self._ends.items() if key in alive}
-        for topic in {suspect.requests_topic.name for suspect in suspects}:
-            committed = await self._group_offsets.committed(topic)
-            offsets = {str(tp.partition): found.offset for tp, found in committed.items() if tp.topic == topic}
+        current = {suspect.proof_id for suspect in suspects}
+        self._ends = {proof_id: end for proof_id, end in self._ends.items() if proof_id in current}
+        for topic in {suspect.requests_topic.name: suspect.requests_topic for suspect in suspects}.values():
+            partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
+            committed = await self._group_offsets.committed(topic.name, partitions)
+            offsets = {str(tp.partition): found.offset for tp, found in committed.items()}
             for suspect in suspects:
-                if suspect.requests_topic.name == topic:
+                if suspect.requests_topic.name == topic.name:
                     await self._judge(suspect, offsets, ledger, reader)
 
     def _suspects(self, ledger: Ledger) -> Iterator[Suspect]:
         partitions = self._topics.completions.partitions
         for batch_id, batch in self._open_batches.open.items():
             dispatch = batch.dispatch
-            if dispatch is None or batch.created is None or dispatch.model is None or not is_dispatched(dispatch):
+            if dispatch is None or batch.created is None or dispatch.model is None or dispatch.next_line == 0:
                 continue
-            for number in range(num_shards(dispatch.total)):
+            for number in range(num_shards(dispatch.next_line)):
                 shard = ledger.shards.get((batch_id, number))
                 is_ours = partition_of(completion_key(batch_id, number), partitions) == self._tp.partition
                 if is_ours and (shard is None or shard.how_closed is None):
-                    yield Suspect((batch_id, number), batch, batch.created, self._topics.requests(dispatch.model))
+                    topic = self._topics.requests(dispatch.model)
+                    yield Suspect((batch_id, number), batch, batch.created, dispatch, topic)
 
     async def _judge(self, suspect: Suspect, committed: dict[str, int], ledger: Ledger, reader: LogReader) -> None:
-        assert suspect.batch.dispatch is not None
-        key = suspect.shard_id, _attempt(suspect)
+        missing = suspect.missing(ledger)
+        if not missing:
+            return  # the rest is not dispatched yet
         decision = verdict(
-            requests=requests_of(suspect.batch.dispatch, suspect.redriven),
+            requests=requests_of(suspect.dispatch, suspect.redriven),
             committed=committed,
             folded_to=reader.positions[self._tp],
-            end_when_consumed=self._ends.get(key),
+            end_when_consumed=self._ends.get(suspect.proof_id),
             redriven=suspect.redriven,
         )
         match decision:
             case Consumed():
                 # After the committed offsets were read: what they cover is below this end.
-                self._ends[key] = (await reader.end_offsets())[self._tp]
+                self._ends[suspect.proof_id] = (await reader.end_offsets())[self._tp]
             case Redrive() | GiveUp() if await self._store.size(final_key(suspect.shard_id[0])) is not None:
                 pass  # it ended, its segments were collected, and its end has not reached this view yet
             case Redrive(attempt=attempt):
-                await self._redrive(suspect, _missing(suspect, ledger), attempt)
+                await self._redrive(suspect, missing, attempt)
             case GiveUp():
-                await self._give_up(suspect, _missing(suspect, ledger))
+                await self._give_up(suspect, missing)
 
     async def _redrive(self, suspect: Suspect, missing: list[int], attempt: int) -> None:
         """Publish the lines once more, then the facet that says so; a crash in between repeats them."""
         batch_id, number = suspect.shard_id
         log.error("lost lines are sent again", batch_id=batch_id, num_lines=len(missing), attempt=attempt)
-        assert suspect.batch.dispatch is not None
         offsets: dict[str, int] = {}
         async for lines in self._chunks(suspect, missing):
             records = [self._request(suspect, line, attempt) for line in lines]
@@ -162,12 +176,11 @@ class Auditor:
             yield chunk
 
     def _request(self, suspect: Suspect, line: Line, attempt: int) -> OutgoingRecord:
-        created, dispatch = suspect.created, suspect.batch.dispatch
-        assert dispatch is not None
+        created = suspect.created
         headers = RequestHeaders(
             batch_id=created.id,
             line=line.number,
-            total=dispatch.total,
+            total=suspect.dispatch.total,
             deadline_s=created.expires_at,
             attempt=attempt,
             tenant=created.tenant,
@@ -177,7 +190,6 @@ class Auditor:
         return OutgoingRecord(topic.name, line.value, partition, None, request_headers(headers))
 
     def _error_line(self, suspect: Suspect, line: Line) -> OutgoingRecord:
-        assert suspect.batch.dispatch is not None
         batch_id, number = suspect.shard_id
         value = unanswered_line(
             batch_id=batch_id,
@@ -187,20 +199,7 @@ class Auditor:
             message=LOST_MESSAGE,
         )
         headers = CompletionHeaders(
-            kind="line", batch_id=batch_id, line=line.number, total=suspect.batch.dispatch.total
+            kind="line", batch_id=batch_id, line=line.number, total=suspect.dispatch.total
         )
         key = completion_key(batch_id, number)
         return OutgoingRecord(self._tp.topic, value, self._tp.partition, key, completion_headers(headers))
-
-
-def _attempt(suspect: Suspect) -> int:
-    return suspect.redriven.attempt if suspect.redriven else 1
-
-
-def _missing(suspect: Suspect, ledger: Ledger) -> list[int]:
-    batch_id, number = suspect.shard_id
-    assert suspect.batch.dispatch is not None
-    shard = ledger.shards.get(suspect.shard_id) or Shard(batch_id, number, suspect.batch.dispatch.total)
-    if not shard.bitmap:
-        shard.bitmap = bytearray((shard.num_lines + 7) // 8)
-    return shard.missing()

@@ -127,10 +127,11 @@ class PartitionCollector:
                 "Use the log's own store, or another topic prefix"
             )
         for shard in list(self._ledger.shards.values()):
+            if not self._closing.is_told(shard.batch_id):
+                # The owner before may have died before it told, and the dispatcher waits for the counts.
+                self._note_shard(shard)
             if shard.how_closed is not None:
                 self._close(shard, tasks)
-            else:  # the owner before may have died before it told, and the dispatcher waits for the counts
-                self._note_shard(shard)
 
     async def _collect(self, reader: LogReader, stop: Stop, tasks: asyncio.TaskGroup) -> None:
         builder = self._chain.builder()

@@ -109,9 +109,14 @@ class Ledger:
         return Kept(closes)
 
     def _shard(self, record: CompletionHeaders) -> Shard:
-        shard_id = record.shard_id
-        shard = self.shards.get(shard_id)
+        shard = self.shards.get(record.shard_id)
         if shard is None:
-            shard = self.shards[shard_id] = Shard(*shard_id, record.total)
-            shard.bitmap = bytearray((shard.num_lines + 7) // 8)
+            shard = self.shards[record.shard_id] = self.new_shard(record.shard_id, record.total)
+        return shard
+
+    @staticmethod
+    def new_shard(shard_id: ShardId, total: int) -> Shard:
+        """A shard of which nothing is answered."""
+        shard = Shard(*shard_id, total)
+        shard.bitmap = bytearray((shard.num_lines + 7) // 8)
         return shard

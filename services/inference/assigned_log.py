@@ -220,7 +220,7 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         """Begin the epoch: read what the group has committed, and write that the partitions are held."""
         assert self._consumer is not None
         assigned = set(self._consumer.assignment())
-        committed = await self._group_offsets.committed(self._topic)
+        committed = await self._group_offsets.committed(self._topic, assigned)
         fresh = [tp for tp in assigned if tp not in committed]
         begins = await self._consumer.beginning_offsets(fresh) if fresh else {}
         if epoch != self._epoch:

@@ -307,7 +307,7 @@ class GroupOffsets:
     def __init__(self, log: Log, process: Process) -> None:
         self._log, self._process = log, process
 
-    async def committed(self, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+    async def committed(self, group: str, _partitions: object) -> dict[TopicPartition, OffsetAndMetadata]:
         return await self._process.operate(
             lambda: dict(self._log.groups[group].committed), on_lost=UnavailableError("coordinator")
         )
@@ -415,10 +415,9 @@ class GroupConsumer:
 
     async def commit(self, offsets: Mapping[TopicPartition, tuple[int, str]]) -> None:
         def write() -> None:
-            if self._generation != self._group.generation:
+            if self._generation != self._group.generation or not set(offsets) <= set(self._positions):
                 raise CommitFailedError
             for tp, (offset, metadata) in offsets.items():
-                assert tp in self._positions, "committed a partition that is not assigned"
                 self._log.on_commit(tp, offset)
                 self._group.committed[tp] = OffsetAndMetadata(offset, metadata)
 

@@ -42,7 +42,7 @@ class FakeConsumer:
         self.commits.append(offset)
         self.notes.append(note)
 
-    async def committed(self, _group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+    async def committed(self, _group: str, _partitions: Any) -> dict[TopicPartition, OffsetAndMetadata]:
         """As GroupOffsets."""
         return {TP: OffsetAndMetadata(self.commits[-1], encode_note(self.notes[-1]))} if self.commits else {}
 
@@ -155,10 +155,10 @@ async def test_epoch_that_ends_while_it_begins_hands_out_nothing(
     """Rule 3: records that came before a rebalance come again after it, and must not count as delivered."""
     committed = consumer.committed
 
-    async def rebalance_meanwhile(group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+    async def rebalance_meanwhile(group: str, partitions: Any) -> dict[TopicPartition, OffsetAndMetadata]:
         await log.on_partitions_revoked([TP])
         await log.on_partitions_assigned([TP])
-        return await committed(group)
+        return await committed(group, partitions)
 
     monkeypatch.setattr(consumer, "committed", rebalance_meanwhile)
     consumer.queue = [[0, 1], [0, 1]]
