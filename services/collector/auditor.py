@@ -1,7 +1,7 @@
 """How is a lost line found and healed? SHELL: gathers the facts of a proof, asks `audit`, and sends lines again."""
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 import structlog
@@ -61,6 +61,8 @@ class Suspect:
     def missing(self, ledger: Ledger) -> list[int]:
         """Dispatched lines without a completion."""
         shard = ledger.shards.get(self.shard_id) or Ledger.new_shard(self.shard_id, self.dispatch.total)
+        if shard.how_closed is not None:
+            return []
         return [line for line in shard.missing() if line < self.dispatch.next_line]
 
 
@@ -87,8 +89,11 @@ class Auditor:
         self._num_redriven = telemetry.counter("headrace.lines.redriven", "Lines that were lost and sent again")
         self._ends: dict[tuple[ShardId, int, int], int] = {}
 
-    async def audit(self, ledger: Ledger, reader: LogReader) -> None:
-        """Look at every shard that could have lost lines; raises UnavailableError."""
+    async def audit(self, ledger: Ledger, reader: LogReader, folded_to: Callable[[], int]) -> None:
+        """Look at every shard that could have lost lines; raises UnavailableError.
+
+        `folded_to` tells the next offset that the ledger has not seen, which can be behind the reader's position.
+        """
         suspects = list(self._suspects(ledger))
         current = {suspect.proof_id for suspect in suspects}
         self._ends = {proof_id: end for proof_id, end in self._ends.items() if proof_id in current}
@@ -98,7 +103,7 @@ class Auditor:
             offsets = {str(tp.partition): found.offset for tp, found in committed.items()}
             for suspect in suspects:
                 if suspect.requests_topic.name == topic.name:
-                    await self._judge(suspect, offsets, ledger, reader)
+                    await self._judge(suspect, offsets, ledger, reader, folded_to)
 
     def _suspects(self, ledger: Ledger) -> Iterator[Suspect]:
         partitions = self._topics.completions.partitions
@@ -113,14 +118,21 @@ class Auditor:
                     topic = self._topics.requests(dispatch.model)
                     yield Suspect((batch_id, number), batch, batch.created, dispatch, topic)
 
-    async def _judge(self, suspect: Suspect, committed: dict[str, int], ledger: Ledger, reader: LogReader) -> None:
+    async def _judge(
+        self,
+        suspect: Suspect,
+        committed: dict[str, int],
+        ledger: Ledger,
+        reader: LogReader,
+        folded_to: Callable[[], int],
+    ) -> None:
         missing = suspect.missing(ledger)
         if not missing:
             return  # the rest is not dispatched yet
         decision = verdict(
             requests=requests_of(suspect.dispatch, suspect.redriven),
             committed=committed,
-            folded_to=reader.positions[self._tp],
+            folded_to=folded_to(),
             end_when_consumed=self._ends.get(suspect.proof_id),
             redriven=suspect.redriven,
         )

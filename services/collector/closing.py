@@ -34,10 +34,14 @@ class Closing:
         return batch_id in self._told
 
     async def closed_at(self, batch_id: str) -> int | None:
-        """The Unix second at which a batch ended, NEVER_CREATED for one that nobody created, None for an open one."""
-        if await self._finalizer.was_created(batch_id):
+        """The Unix second at which a batch ended, NEVER_CREATED for one that nobody created, None for an open one.
+
+        A terminal record alone is not the end: whoever wrote it may have died before it told, and then the segments
+        are what makes the next owner tell.
+        """
+        if batch_id in self._told:
             return await self._finalizer.closed_at(batch_id)
-        return NEVER_CREATED
+        return None if await self._finalizer.was_created(batch_id) else NEVER_CREATED
 
     def start(self, shard: Shard, index: LineIndex | None, tasks: asyncio.TaskGroup) -> None:
         """Finalise a shard whose last record is durable, unless its batch's end was told."""

@@ -74,6 +74,7 @@ class PartitionCollector:
 
     def _forget(self) -> None:
         self._ledger = Ledger()
+        self._folded_to = 0
         self._indexes: dict[ShardId, LineIndex] = {}
         self._progress = Progress(self._settings.progress_interval_s)
         self._spans: list[Span] = []
@@ -142,6 +143,7 @@ class PartitionCollector:
                     opened_at = time.monotonic()
                 if shard := await self._fold(record, builder):
                     closing.append(shard)
+            self._folded_to = reader.positions[self._tp]
             due = flush_due(
                 num_bytes=builder.num_bytes,
                 age_s=time.monotonic() - opened_at,
@@ -232,7 +234,7 @@ class PartitionCollector:
         while True:
             await asyncio.sleep(self._settings.audit_interval_s)
             try:
-                await self._auditor.audit(self._ledger, reader)
+                await self._auditor.audit(self._ledger, reader, lambda: self._folded_to)
             except UnavailableError as error:
                 log.warning("audit is tried again", partition=self._tp.partition, reason=str(error))
 
