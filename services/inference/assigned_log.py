@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from services.inference.offset_tracker import OffsetTracker
-from services.inference.partition_note import decode_note, encode_note
+from services.inference.partition_note import PartitionNote, decode_note, encode_note
 from shared.errors import HeadraceError, UnavailableError
 from shared.group_offsets import GroupOffsets
 from shared.kafka import KAFKA_ERRORS, consumer_options, start_client, stop_client
@@ -66,7 +66,7 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         self._window = window
         self._consumer: AIOKafkaConsumer | None = None
         self._trackers: dict[TopicPartition, OffsetTracker] = {}
-        self._written: dict[TopicPartition, tuple[int, str]] = {}
+        self._written: dict[TopicPartition, tuple[int, PartitionNote]] = {}
         self._trial: dict[TopicPartition, list[int]] = {}
         self._known_holes: set[tuple[TopicPartition, int]] = set()
         self._epoch = 0
@@ -156,7 +156,7 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         if not wanted:
             return
         try:
-            await self._consumer.commit(wanted)
+            await self._consumer.commit({tp: (offset, encode_note(note)) for tp, (offset, note) in wanted.items()})
         except KAFKA_ERRORS as error:
             log.info("commit refused, the records will be delivered again", error=repr(error))
             return
@@ -233,14 +233,14 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         if self.num_suspects:
             log.warning("records that may have killed a worker run apart", num_suspects=self.num_suspects)
 
-    def _to_write(self, held: bool) -> Mapping[TopicPartition, tuple[int, str]]:
+    def _to_write(self, held: bool) -> Mapping[TopicPartition, tuple[int, PartitionNote]]:
         assert self._consumer is not None
         assigned = self._consumer.assignment()
         is_alone = sum(map(len, self._trial.values())) == 1
         return {
             tp: (
                 tracker.committable_offset,
-                encode_note(tracker.note(held=held, trial=self._trial.get(tp, ()), is_alone=is_alone)),
+                tracker.note(held=held, trial=self._trial.get(tp, ()), is_alone=is_alone),
             )
             for tp, tracker in self._trackers.items()
             if tracker.epoch is not None and tp in assigned

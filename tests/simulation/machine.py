@@ -7,7 +7,7 @@ longer than its session, or get an error although the effect took place. A kille
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeVar
 
@@ -94,7 +94,7 @@ class Process:
             raise on_lost  # it arrived, the answer did not
         if faults.strikes(0.05):
             self.frozen_until = asyncio.get_running_loop().time() + rng.choice([1.0, 3 * SESSION_S])
-        await self._breathe()
+            await self._breathe()
         return result
 
     async def _breathe(self) -> None:
@@ -105,6 +105,8 @@ class Process:
             await asyncio.sleep(wait_s)
         elif self.faults.rng.random() < 0.2:
             await asyncio.sleep(self.faults.rng.random() * 0.05)  # reorders what runs at the same time
+        else:
+            return
         if self.is_dead:
             raise Killed
 
@@ -183,7 +185,7 @@ class Log:
         self.partitions = {topic.name: topic.partitions for topic in topics.all_for(models)}
         self.records: dict[TopicPartition, list[Record]] = defaultdict(list)
         self.groups: dict[str, Group] = defaultdict(Group)
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: dict[str, list[asyncio.Future[None]]] = defaultdict(list)
         self.on_append: Callable[[Record], None] = lambda _record: None
         self.on_commit: Callable[[TopicPartition, int], None] = lambda _tp, _offset: None
 
@@ -195,20 +197,20 @@ class Log:
         log = self.records[tp]
         log.append(Record(topic, partition, len(log), key, value, tuple(headers)))
         self.on_append(log[-1])
-        self.wake()
+        self.wake(topic)
         return RecordMetadata(topic, partition, tp, len(log) - 1, 0, 0, 0)
 
-    def wake(self) -> None:
-        """Let everybody who waits for something look again."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
+    def wake(self, topic: str) -> None:
+        """Let everybody who waits for a topic look again."""
+        for waiter in self._waiters.pop(topic, ()):
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def wait(self, timeout_s: float) -> None:
-        """Until something changed, or the time is over."""
+    async def wait(self, timeout_s: float, topics: Iterable[str]) -> None:
+        """Until one of the topics grew, or the time is over."""
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        for topic in topics:
+            self._waiters[topic].append(waiter)
         handle = asyncio.get_running_loop().call_later(timeout_s, _finish, waiter)
         try:
             await waiter
@@ -277,7 +279,7 @@ class Reader:
             found = await self._process.operate(lambda: self._take(max_records))
             if found:
                 return found
-            await self._log.wait(timeout_ms / 1000)
+            await self._log.wait(timeout_ms / 1000, {tp.topic for tp in self.positions})
         return []
 
     def _take(self, max_records: int) -> list[Record]:
@@ -375,7 +377,7 @@ class GroupConsumer:
             await asyncio.sleep(self._process.faults.rng.choice([0.0, 0.0, 0.3]))
             if member._generation == generation:
                 await member._tell(member._listener.on_partitions_assigned(mine))
-        self._log.wake()
+        self._log.wake(self._topic)
 
     async def _tell(self, callback: Coroutine[Any, Any, None]) -> None:
         try:
@@ -398,7 +400,7 @@ class GroupConsumer:
             found = await self._process.operate(lambda: self._take(tps, max_records))
             if found:
                 return found
-            await self._log.wait(timeout_ms / 1000)
+            await self._log.wait(timeout_ms / 1000, (self._topic,))
         return {}
 
     def _take(self, tps: Sequence[TopicPartition], maximum: int) -> dict[TopicPartition, list[Record]]:
