@@ -7,6 +7,7 @@ forgets everything when it ends. Good for a first look and for fast tests, not f
 import ctypes
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "rd_kafka_mock_broker_set_down": ([_P, _I], ctypes.c_int),
     "rd_kafka_mock_broker_set_up": ([_P, _I], ctypes.c_int),
     "rd_kafka_mock_partition_set_leader": ([_P, _S, _I, _I], ctypes.c_int),
+    "rd_kafka_mock_push_request_errors_array": (
+        [_P, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int)],
+        None,
+    ),
 }
 
 
@@ -58,6 +63,23 @@ class MemoryKafka:
     def create_topic(self, name: str, partitions: int) -> None:
         """Make a topic with one replica."""
         self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1)
+
+    def set_leader(self, topic: str, partition: int, broker: int) -> None:
+        """Move a partition to another broker."""
+        self._library.rd_kafka_mock_partition_set_leader(self._cluster, topic.encode(), partition, broker)
+
+    def set_down(self, broker: int) -> None:
+        """Let a broker refuse all connections."""
+        self._library.rd_kafka_mock_broker_set_down(self._cluster, broker)
+
+    def set_up(self, broker: int) -> None:
+        """Let a broker answer again."""
+        self._library.rd_kafka_mock_broker_set_up(self._cluster, broker)
+
+    def push_errors(self, api: int, codes: Sequence[int]) -> None:
+        """Answer the next requests of an API (by its number) with these error codes, one each."""
+        array = (ctypes.c_int * len(codes))(*codes)
+        self._library.rd_kafka_mock_push_request_errors_array(self._cluster, api, len(codes), array)
 
     def close(self) -> None:
         """End the cluster; its data is gone."""

@@ -60,9 +60,11 @@ class SegmentChain:
     async def walk(self) -> AsyncIterator[ChainedSegment]:
         """Read the chain from its start; afterwards `append` continues at its end. Raises BrokenChain, ChainTaken."""
         self.next_offset, self._previous_sha256, self.contents = None, FIRST_SHA256, []
-        # Segments are listed before markers: what a marker names was there when it was written.
+        start = await self._start()
         keys = await self._store.keys(chain_prefix(self._log_id, self._topic, self._partition))
-        if (start := await self._start()) is not None:
+        if start != await self._start():
+            raise ChainTaken("the chain was shortened while it was read")
+        if start is not None:
             keys = [key for key in keys if offset_of(key) >= start]
             if not keys or offset_of(keys[0]) != start:
                 raise BrokenChain(f"the chain should start at {start}, its first segment is {keys[:1]}")

@@ -46,6 +46,7 @@ class Faults:
     rng: random.Random
     left: int
     rate: float
+    freeze_share: float = 0.05
 
     def strikes(self, share: float) -> bool:
         """Whether a fault with this share of the rate strikes now."""
@@ -92,7 +93,7 @@ class Process:
             raise Killed
         if on_lost is not None and faults.strikes(0.25):
             raise on_lost  # it arrived, the answer did not
-        if faults.strikes(0.05):
+        if faults.strikes(faults.freeze_share):
             self.frozen_until = asyncio.get_running_loop().time() + rng.choice([1.0, 3 * SESSION_S])
             await self._breathe()
         return result

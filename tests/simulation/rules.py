@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from services.collector import auditor, collector, ledger
+from services.collector import auditor, closing, collector, ledger
 from services.inference import assigned_log, offset_tracker, worker
-from services.ingest import dispatcher
+from services.ingest import batch_run, dispatcher
 from shared import kafka
 from tests.simulation import machine
 
@@ -69,15 +69,44 @@ def _no_resend() -> None:
     kafka.Publisher.send_all = once  # type: ignore[method-assign]
 
 
-def _epoch_before_poll() -> None:
-    """Take the epoch that was before the poll for that of its records."""
-    poll = assigned_log.AssignedLog._new_work
+def _no_isolation() -> None:
+    """Forget that an owner died."""
+    take_over = offset_tracker.take_over
 
-    def any_epoch(self: Any, tp: Any, records: Any, _epoch: int) -> Any:
-        tracker = self._tracker(tp)
-        return poll(self, tp, records, tracker.epoch)
+    def forgetful(note: Any, window: int) -> Any:
+        return take_over(note and offset_tracker.msgspec.structs.replace(note, held=False, deaths=0), window)
 
-    assigned_log.AssignedLog._new_work = any_epoch  # type: ignore[method-assign]
+    offset_tracker.take_over = forgetful
+
+
+def _collect_untold() -> None:
+    """Remove segments as soon as the terminal record exists, told or not."""
+
+    async def by_record(self: Any, batch_id: str) -> int | None:
+        return await self._finalizer.closed_at(batch_id)  # type: ignore[no-any-return]
+
+    closing.Closing.closed_at = by_record  # type: ignore[method-assign]
+
+
+def _no_counts_after_recovery() -> None:
+    """Tell progress only of what this session appended."""
+    recover = collector.PartitionCollector._recover
+
+    async def silent(self: Any, reader: Any, tasks: Any) -> None:
+        await recover(self, reader, tasks)
+        self._progress._waiting.clear()
+
+    collector.PartitionCollector._recover = silent  # type: ignore[method-assign]
+
+
+def _validate_twice() -> None:
+    """Let every dispatcher publish what it decided itself."""
+
+    async def own(_store: Any, _batch_id: str, outcome: Any) -> Any:
+        return outcome
+
+    batch_run.decide_once = own
+    dispatcher.decide_once = own  # type: ignore[attr-defined]
 
 
 def _audit_without_fold() -> None:
@@ -96,7 +125,10 @@ RULES: dict[str, Callable[[], None]] = {
     "create-only": _plain_put,
     "audit": _no_audit,
     "resend": _no_resend,
-    "epoch-after-poll": _epoch_before_poll,
+    "isolation": _no_isolation,
+    "told-before-garbage": _collect_untold,
+    "counts-after-recovery": _no_counts_after_recovery,
+    "one-validation": _validate_twice,
     "fold-before-proof": _audit_without_fold,
 }
 

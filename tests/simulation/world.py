@@ -93,6 +93,8 @@ class Plan:
     poison: tuple[int, int] | None
     fault_rate: float
     num_faults: int
+    has_rival: bool
+    collects_garbage: bool
 
 
 def make_plan(rng: random.Random) -> Plan:
@@ -110,6 +112,8 @@ def make_plan(rng: random.Random) -> Plan:
         poison=(rng.randrange(len(sizes)), 0) if rng.random() < 0.05 else None,
         fault_rate=rng.choice([0.0, 0.02, 0.05, 0.1]),
         num_faults=rng.randint(0, 12),
+        has_rival=rng.random() < 0.25,
+        collects_garbage=rng.random() < 0.3,
     )
 
 
@@ -209,6 +213,8 @@ class World:
         self.rng = random.Random(seed)
         self.plan = make_plan(self.rng)
         self.faults = Faults(self.rng, self.plan.num_faults, self.plan.fault_rate)
+        if self.plan.collects_garbage and self.plan.has_rival:
+            self.faults.freeze_share = 1.0  # zombies among removed segments
         self.store = Store()
         self.log = self._new_log("log-0")
         self.old_logs: list[Log] = []
@@ -241,7 +247,7 @@ class World:
 
     def _names(self) -> list[str]:
         workers = [f"worker-{n}" for n in range(self.plan.num_workers)]
-        rivals = ["rival-collector"] if self.rng.random() < 0.2 else []
+        rivals = ["rival-collector"] if self.plan.has_rival else []
         return ["ingest-0", "collector-0", *workers, *rivals, *(["ingest-1"] if self.rng.random() < 0.1 else [])]
 
     def _new_log(self, log_id: str) -> Log:
@@ -420,8 +426,8 @@ class World:
             segment_bytes=self.rng.choice([1, 200, 800]),
             segment_age_s=self.rng.choice([0.1, 1.0, 4.0]),
             audit_interval_s=self.rng.choice([1.0, 5.0]),
-            segment_retention_s=self.rng.choice([1.0, 1e6]),
-            garbage_interval_s=3.0,
+            segment_retention_s=0.1 if self.plan.collects_garbage else 1e6,
+            garbage_interval_s=0.5 if self.plan.collects_garbage else 1e6,
         )
         closing = Closing(
             finalizer=Finalizer(store, SCRATCH, 3600, TELEMETRY, 2), publisher=publisher, topics=TOPICS, told=open_batches.closed

@@ -1,0 +1,133 @@
+"""Does what came back answer what was sent? Reads files, batch objects and the completions log; imports nothing of ours.
+
+The engine of a chaos run answers each request with its own text, so an answer that belongs to another line is seen.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TERMINAL = ("completed", "failed", "expired", "cancelled")
+# Why a line may have no answer, by how its batch ended.
+NOT_RUN = {"cancelled": {"batch_cancelled"}, "expired": {"batch_expired"}, "completed": set()}
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """One record of the completions topic, as a foreign client sees it."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    headers: Mapping[str, bytes]
+    value: bytes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong. `kind` is lost, doubled, crossed, order, counts, changed, cancel or open."""
+
+    kind: str
+    batch_id: str
+    text: str
+
+
+def check_files(sent: bytes, batch: Mapping[str, Any], output: bytes, errors: bytes) -> list[Finding]:
+    """V1 and V2: every line once, in input order, with its own answer; counts as in the files."""
+    batch_id, status = batch["id"], batch["status"]
+    requests = [json.loads(line) for line in sent.splitlines()]
+    number = {request["custom_id"]: n for n, request in enumerate(requests)}
+    found: list[Finding] = []
+    answered, failed = [json.loads(x) for x in output.splitlines()], [json.loads(x) for x in errors.splitlines()]
+    if batch["request_counts"]["total"] == 0 and status in ("cancelled", "expired"):
+        if answered or failed:
+            found.append(Finding("doubled", batch_id, "ended before validation, and has lines"))
+        return found
+    seen = Counter(entry["custom_id"] for entry in answered + failed)
+    found += [Finding("lost", batch_id, custom_id) for custom_id in number if custom_id not in seen]
+    found += [Finding("doubled", batch_id, c) for c, times in seen.items() if times > 1 or c not in number]
+    found += [Finding("doubled", batch_id, f"id {i}") for i, n in Counter(e["id"] for e in answered + failed).items() if n > 1]
+    for entries in (answered, failed):
+        numbers = [number.get(entry["custom_id"], -1) for entry in entries]
+        if numbers != sorted(numbers):
+            found.append(Finding("order", batch_id, "not in input order"))
+    for entry in answered:
+        text = requests[number[entry["custom_id"]]]["body"]["messages"][0]["content"]
+        if entry["response"]["body"]["choices"][0]["message"]["content"] != text:
+            found.append(Finding("crossed", batch_id, entry["custom_id"]))
+    for entry in failed:
+        code = (entry["error"] or {}).get("code")
+        if code not in NOT_RUN.get(status, set()):
+            found.append(Finding("lost", batch_id, f"{entry['custom_id']} ended as {code}"))
+    counts = batch["request_counts"]
+    not_run = len(failed) if status in ("cancelled", "expired") else 0
+    if (counts["total"], counts["completed"], counts["failed"] + not_run) != (len(requests), len(answered), len(failed)):
+        found.append(Finding("counts", batch_id, f"{counts}, files have {len(answered)} and {len(failed)}"))
+    return found
+
+
+def check_against_log(batch: Mapping[str, Any], output: bytes, log: Iterable[LogRecord]) -> list[Finding]:
+    """V5: the first completion of each line before the batch's end record is in the file, and nothing after it."""
+    first: dict[int, bytes] = {}
+    ended: set[int] = set()
+    for record in log:
+        if record.headers.get("batch") != batch["id"].encode():
+            continue
+        if record.headers["kind"] != b"line":
+            ended.add(int(record.headers.get("shard", b"0")))
+            continue
+        line, total = int(record.headers["line"]), int(record.headers["total"])
+        shard = line // 50_000
+        if shard in ended:
+            continue
+        first.setdefault(line, record.value)
+        if sum(n // 50_000 == shard for n in (first if len(first) >= min(total, 50_000) else ())) >= min(50_000, total - shard * 50_000):
+            ended.add(shard)
+    expected = [first[line] for line in sorted(first) if json.loads(first[line])["error"] is None]
+    if output.splitlines(keepends=True) == expected:
+        return []
+    wrong = set(output.splitlines(keepends=True)) ^ set(expected)
+    return [Finding("cancel", batch["id"], f"{len(wrong)} lines are not what the log says")]
+
+
+class Watch:
+    """What was seen during the run: counts never go down, and what was published never changes (V2, V3)."""
+
+    def __init__(self) -> None:
+        self._answered: dict[str, int] = {}
+        self._hashes: dict[str, str] = {}
+        self.findings: list[Finding] = []
+
+    def see_counts(self, batch: Mapping[str, Any]) -> None:
+        """Note a batch object."""
+        counts = batch["request_counts"]
+        answered = counts["completed"] + counts["failed"]
+        if answered < self._answered.get(batch["id"], 0):
+            self.findings.append(Finding("counts", batch["id"], f"went down from {self._answered[batch['id']]}"))
+        self._answered[batch["id"]] = answered
+
+    def see_content(self, name: str, content: bytes) -> None:
+        """Note a published object: a result file or a segment."""
+        digest = hashlib.sha256(content).hexdigest()
+        if self._hashes.setdefault(name, digest) != digest:
+            self.findings.append(Finding("changed", name, "another content than when first seen"))
+
+
+@dataclass(frozen=True)
+class LogFigures:
+    """What the completions log tells of a run."""
+
+    num_lines: int
+    num_repeated: int
+    times_ms: list[int]
+
+
+def figures_of(log: Iterable[LogRecord], injected: Counter[tuple[bytes, bytes]]) -> LogFigures:
+    """Lines answered, answers that repeat one (those that the run itself injected apart), and when each came."""
+    answers = Counter((r.headers["batch"], r.headers["line"]) for r in log if r.headers.get("kind") == b"line")
+    repeated = sum(max(0, times - 1 - injected[key]) for key, times in answers.items())
+    times_ms = sorted(r.timestamp_ms for r in log if r.headers.get("kind") == b"line")
+    return LogFigures(len(answers), repeated, times_ms)
