@@ -210,8 +210,6 @@ class Auditor:
             code=LOST_CODE,
             message=LOST_MESSAGE,
         )
-        headers = CompletionHeaders(
-            kind="line", batch_id=batch_id, line=line.number, total=suspect.dispatch.total
-        )
+        headers = CompletionHeaders(kind="line", batch_id=batch_id, line=line.number, total=suspect.dispatch.total)
         key = completion_key(batch_id, number)
         return OutgoingRecord(self._tp.topic, value, self._tp.partition, key, completion_headers(headers))

@@ -85,9 +85,7 @@ def _start_real(folder: Path, fleet: Fleet, topics: Topics, stack: contextlib.Ex
     }
     proxies = {"kafka": kafka_proxy, "store": store_proxy}
     bootstrap = f"127.0.0.1:{kafka_proxy.port}"
-    return Environment(
-        folder, fleet, bootstrap, topics, [], "real", proxies=proxies, disks=disks, store_env=store_env
-    )
+    return Environment(folder, fleet, bootstrap, topics, [], "real", proxies=proxies, disks=disks, store_env=store_env)
 
 
 def _start_memory(folder: Path, fleet: Fleet, topics: Topics, stack: contextlib.ExitStack) -> Environment:

@@ -140,7 +140,9 @@ class Injector:
 
     def _produce_copies(self) -> None:
         """Send again some of what was sent before, requests and completions alike."""
-        consumer = Consumer({"bootstrap.servers": self._env.bootstrap, "group.id": "copier", "session.timeout.ms": 6000})
+        consumer = Consumer(
+            {"bootstrap.servers": self._env.bootstrap, "group.id": "copier", "session.timeout.ms": 6000}
+        )
         producer = Producer({"bootstrap.servers": self._env.bootstrap, "message.timeout.ms": 10_000})
         try:
             for topic in (self._env.topics.requests(MODEL), self._env.topics.completions):

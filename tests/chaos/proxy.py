@@ -68,7 +68,9 @@ class Proxy:
             return
         self._writers |= {writer, up_writer}
         try:
-            await asyncio.gather(self._pump(reader, up_writer, answers=False), self._pump(up_reader, writer, answers=True))
+            await asyncio.gather(
+                self._pump(reader, up_writer, answers=False), self._pump(up_reader, writer, answers=True)
+            )
         finally:
             for end in (writer, up_writer):
                 self._writers.discard(end)

@@ -49,7 +49,9 @@ def check_files(sent: bytes, batch: Mapping[str, Any], output: bytes, errors: by
     seen = Counter(entry["custom_id"] for entry in answered + failed)
     found += [Finding("lost", batch_id, custom_id) for custom_id in number if custom_id not in seen]
     found += [Finding("doubled", batch_id, c) for c, times in seen.items() if times > 1 or c not in number]
-    found += [Finding("doubled", batch_id, f"id {i}") for i, n in Counter(e["id"] for e in answered + failed).items() if n > 1]
+    found += [
+        Finding("doubled", batch_id, f"id {i}") for i, n in Counter(e["id"] for e in answered + failed).items() if n > 1
+    ]
     for entries in (answered, failed):
         numbers = [number.get(entry["custom_id"], -1) for entry in entries]
         if numbers != sorted(numbers):
@@ -64,7 +66,11 @@ def check_files(sent: bytes, batch: Mapping[str, Any], output: bytes, errors: by
             found.append(Finding("lost", batch_id, f"{entry['custom_id']} ended as {code}"))
     counts = batch["request_counts"]
     not_run = len(failed) if status in ("cancelled", "expired") else 0
-    if (counts["total"], counts["completed"], counts["failed"] + not_run) != (len(requests), len(answered), len(failed)):
+    if (counts["total"], counts["completed"], counts["failed"] + not_run) != (
+        len(requests),
+        len(answered),
+        len(failed),
+    ):
         found.append(Finding("counts", batch_id, f"{counts}, files have {len(answered)} and {len(failed)}"))
     return found
 
@@ -84,7 +90,9 @@ def check_against_log(batch: Mapping[str, Any], output: bytes, log: Iterable[Log
         if shard in ended:
             continue
         first.setdefault(line, record.value)
-        if sum(n // 50_000 == shard for n in (first if len(first) >= min(total, 50_000) else ())) >= min(50_000, total - shard * 50_000):
+        if sum(n // 50_000 == shard for n in (first if len(first) >= min(total, 50_000) else ())) >= min(
+            50_000, total - shard * 50_000
+        ):
             ended.add(shard)
     expected = [first[line] for line in sorted(first) if json.loads(first[line])["error"] is None]
     if output.splitlines(keepends=True) == expected:

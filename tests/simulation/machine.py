@@ -390,7 +390,9 @@ class GroupConsumer:
         committed = self._group.committed.get(tp)
         return committed.offset if committed else 0
 
-    async def getmany(self, *tps: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Record]]:
+    async def getmany(
+        self, *tps: TopicPartition, timeout_ms: int, max_records: int
+    ) -> dict[TopicPartition, list[Record]]:
         for _ in range(2):
             if self._process.faults.strikes(0.2):
                 self._take(tps, max_records)  # drained and gone (rule 1)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from services.collector import auditor, closing, collector, ledger
-from services.inference import assigned_log, offset_tracker, worker
+from services.inference import offset_tracker, worker
 from services.ingest import batch_run, dispatcher
 from shared import kafka
 from tests.simulation import machine

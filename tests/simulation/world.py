@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from aiokafka import TopicPartition
 
 from services.collector.auditor import Auditor
@@ -41,7 +40,6 @@ from shared.messages import (
     Facet,
     ShardProgressed,
     ShardRedriven,
-    completion_headers,
     decode_facet,
     encode,
     read_completion_headers,
@@ -362,7 +360,12 @@ class World:
         """Start a process again whenever it dies, as a supervisor does."""
         while not self.is_over:
             process = self.processes[name] = Process(name, self.faults)
-            mains = {"ingest": self._ingest, "worker": self._worker, "collector": self._collector, "rival": self._collector}
+            mains = {
+                "ingest": self._ingest,
+                "worker": self._worker,
+                "collector": self._collector,
+                "rival": self._collector,
+            }
             process.start(self._live(process, mains[name.partition("-")[0]]))
             assert process.task is not None
             await asyncio.wait({process.task})
@@ -430,7 +433,10 @@ class World:
             garbage_interval_s=0.5 if self.plan.collects_garbage else 1e6,
         )
         closing = Closing(
-            finalizer=Finalizer(store, SCRATCH, 3600, TELEMETRY, 2), publisher=publisher, topics=TOPICS, told=open_batches.closed
+            finalizer=Finalizer(store, SCRATCH, 3600, TELEMETRY, 2),
+            publisher=publisher,
+            topics=TOPICS,
+            told=open_batches.closed,
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(open_batches.follow(reader))  # type: ignore[arg-type]
@@ -557,8 +563,14 @@ class World:
             expected |= {line: record.value or b"" for line, record in lines.items()}
             usage += sum(read_completion_headers(record.headers).usage.output_tokens for record in lines.values())
             statuses.add(how)
-        found = {int(json.loads(line)["custom_id"][1:]): line for line in output + errors if b"batch_cancelled" not in line and b"batch_expired" not in line}
-        expected = {n: line for n, line in expected.items() if b"batch_cancelled" not in line and b"batch_expired" not in line}
+        found = {
+            int(json.loads(line)["custom_id"][1:]): line
+            for line in output + errors
+            if b"batch_cancelled" not in line and b"batch_expired" not in line
+        }
+        expected = {
+            n: line for n, line in expected.items() if b"batch_cancelled" not in line and b"batch_expired" not in line
+        }
         if found != expected:
             wrong = {n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n)}
             raise Broken(f"V5: {batch_id} lines {sorted(wrong)} are not what the log says")
@@ -614,6 +626,8 @@ def _unexpected(error: BaseException) -> BaseException | None:
     """The part of an error that no fault explains."""
     if isinstance(error, BaseExceptionGroup):
         return next((wrong for inner in error.exceptions if (wrong := _unexpected(inner))), None)
-    if isinstance(error, Killed | asyncio.CancelledError | EndlessRebalance) or (isinstance(error, HeadraceError) and error.retriable):
+    if isinstance(error, Killed | asyncio.CancelledError | EndlessRebalance) or (
+        isinstance(error, HeadraceError) and error.retriable
+    ):
         return None
     return error

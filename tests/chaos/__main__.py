@@ -1,0 +1,56 @@
+"""Chaos runs: `python -m tests.chaos [--minutes M] [--seed S] [--runs N] [--tier real|memory]`, or `make chaos`.
+
+A run starts a broker, an S3 server and all services, lets users send batches, does harm at random moments, waits until
+every batch has ended, and verifies every line. Prints a table and, as its last line, the figures as JSON. The exit code
+is 1 when anything was lost, doubled, crossed, changed, miscounted or left open.
+"""
+
+import argparse
+import secrets
+import sys
+
+from tests.chaos.figures import as_json, summary, table
+from tests.chaos.run import Result, chaos
+
+SHOWN_MAX = 20
+
+
+def again(arguments: argparse.Namespace, seed: int) -> str:
+    """The line that runs a seed again."""
+    return (
+        f"python -m tests.chaos --tier {arguments.tier} --seed {seed} --minutes {arguments.minutes} "
+        f"--faults-per-minute {arguments.faults_per_minute}"
+    )
+
+
+def main() -> int:
+    """Run as asked; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of faults, per run")
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--runs", type=int, default=1, help="runs with the seeds that follow")
+    parser.add_argument("--tier", choices=("real", "memory"), default="real")
+    parser.add_argument("--faults-per-minute", type=float, default=12.0)
+    parser.add_argument("--json", default="", help="a file for the figures")
+    arguments = parser.parse_args()
+    first = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
+    results: list[Result] = []
+    for seed in range(first, first + arguments.runs):
+        print(f"seed {seed}; again: {again(arguments, seed)}", flush=True)
+        result = chaos(
+            seed=seed, minutes=arguments.minutes, tier=arguments.tier, faults_per_minute=arguments.faults_per_minute
+        )
+        for finding in result.findings[:SHOWN_MAX]:
+            print(f"  {finding.kind}: {finding.batch_id}: {finding.text[:300]}", flush=True)
+        results.append(result)
+    figures = summary(results)
+    print(table(figures))
+    if arguments.json:
+        with open(arguments.json, "w") as out:
+            out.write(as_json(figures) + "\n")
+    print(as_json(figures))
+    return 1 if any(result.findings for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""The users of a chaos run: they upload, create, cancel and look, through the unchanged SDK, and keep what they sent."""
+
+import json
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import openai
+from openai import OpenAI
+
+from tests.chaos.environment import MODEL, Environment
+from tests.chaos.verifier import TERMINAL, Watch
+
+LINES_MAX = 400
+OPEN_MAX = 6
+
+
+@dataclass
+class Sent:
+    """A batch as a user knows it."""
+
+    batch_id: str
+    content: bytes
+    will_cancel_at: float | None = None
+    last: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its last state is terminal."""
+        return self.last.get("status") in TERMINAL
+
+
+class Users:
+    """Creates batches until told to stop, and watches all of them."""
+
+    def __init__(self, env: Environment, rng: random.Random, watch: Watch, lines_max: int = LINES_MAX) -> None:
+        self._env, self._rng, self._watch = env, rng, watch
+        self._lines_max = lines_max
+        self.sent: list[Sent] = []
+        self.creating = True
+        self.stopping = False
+        self._clients = [
+            OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="unused", max_retries=2, timeout=20)
+            for port in env.api_ports
+        ]
+        self._thread = threading.Thread(target=self._run, name="users", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self.stopping = True
+        self._thread.join(60)
+
+    @property
+    def num_open(self) -> int:
+        """Batches without an end."""
+        return sum(not sent.is_over for sent in self.sent)
+
+    def download(self, file_id: str | None) -> bytes:
+        """A result file's bytes; nothing when there is no file."""
+        if file_id is None:
+            return b""
+        for attempt in range(10):
+            try:
+                return self._clients[attempt % 2].files.content(file_id).read()
+            except openai.APIError:
+                time.sleep(1)
+        raise AssertionError(f"{file_id} cannot be downloaded")
+
+    def _run(self) -> None:
+        while not self.stopping:
+            try:
+                if self.creating and self.num_open < OPEN_MAX:
+                    self._create()
+                self._look()
+            except openai.APIError:
+                time.sleep(0.3)  # the API is away; the same is tried again
+            time.sleep(0.1)
+
+    def _create(self) -> None:
+        rng, short_window = self._rng, self._rng.random() < 0.1
+        tag, num_lines = f"{rng.getrandbits(32):08x}", rng.randint(1, self._lines_max)
+        lines = [
+            {
+                "custom_id": f"{tag}-{n}",
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": {"model": MODEL, "messages": [{"role": "user", "content": f"text {n} of {tag}"}]},
+            }
+            for n in range(num_lines * (4 if short_window else 1))
+        ]
+        content = "\n".join(map(json.dumps, lines)).encode()
+        client = self._clients[1 if short_window else 0]
+        file = client.files.create(file=("input.jsonl", content), purpose="batch")
+        batch = client.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"tag": tag}
+        )
+        cancel_at = time.monotonic() + rng.uniform(0, 4) if rng.random() < 0.15 else None
+        self.sent.append(Sent(batch.id, content, cancel_at))
+
+    def _look(self) -> None:
+        for sent in list(self.sent):
+            if sent.is_over:
+                continue
+            client = self._rng.choice(self._clients)
+            sent.last = client.batches.retrieve(sent.batch_id).model_dump()
+            self._watch.see_counts(sent.last)
+            if sent.is_over:
+                for file_id in (sent.last["output_file_id"], sent.last["error_file_id"]):
+                    if file_id:
+                        self._watch.see_content(file_id, self.download(file_id))
+            elif sent.will_cancel_at is not None and time.monotonic() > sent.will_cancel_at:
+                sent.will_cancel_at = None
+                self._cancel(client, sent.batch_id)
+
+    def _cancel(self, client: OpenAI, batch_id: str) -> None:
+        try:
+            client.batches.cancel(batch_id)
+        except openai.ConflictError:
+            return  # it ended first

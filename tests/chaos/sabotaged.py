@@ -1,0 +1,77 @@
+"""Run a service with one rule of the design removed: `python -m tests.chaos.sabotaged services.NAME`, for twins.
+
+The rule is named by TEST_SABOTAGE, so that the same command line starts every service of a twin run.
+"""
+
+import importlib
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def _no_bitmap() -> None:
+    ledger = importlib.import_module("services.collector.ledger")
+    ledger.Shard.has = lambda _self, _line: False
+
+
+def _commit_early() -> None:
+    tracker = importlib.import_module("services.inference.offset_tracker").OffsetTracker
+    deliver = tracker.deliver
+
+    def delivered_is_done(self: Any, offset: int) -> bool:
+        is_new = deliver(self, offset)
+        if is_new:
+            self.finish(offset)
+        return bool(is_new)
+
+    tracker.deliver = delivered_is_done
+    _no_audit()
+
+
+def _no_audit() -> None:
+    auditor = importlib.import_module("services.collector.auditor").Auditor
+
+    async def nothing(*_: Any) -> None:
+        return
+
+    auditor.audit = nothing
+
+
+def _plain_put() -> None:
+    s3, files = importlib.import_module("shared.s3_store"), importlib.import_module("shared.directory_store")
+
+    def put(self: Any, url: str, _key: str, body: Any, length: int) -> None:
+        self._http.request("PUT", url, body=body, headers={"Content-Length": str(length)})
+
+    def create(self: Any, key: str, write: Callable[[Any], None]) -> None:
+        target = self._path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as out:
+            write(out)
+
+    async def trust(*_: Any) -> None:
+        return
+
+    s3.S3Store._put = put
+    files.DirectoryStore._create_with = create
+    importlib.import_module("shared.open_store").probe = trust
+
+
+RULES: dict[str, Callable[[], None]] = {
+    "bitmap": _no_bitmap,
+    "commit-after-completion": _commit_early,
+    "create-only": _plain_put,
+}
+
+
+def main() -> None:
+    """Remove the rule, then be the service."""
+    RULES[os.environ["TEST_SABOTAGE"]]()
+    module = sys.argv.pop(1)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
