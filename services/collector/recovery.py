@@ -172,13 +172,13 @@ class Recovery:
             )
         if stored.final is not None:
             facets["closed"] = stored.final
-        # Last: nobody acts on a batch whose `created` facet is missing.
-        facets["created"] = stored.created
         is_over = stored.final is not None or (stored.validated is not None and stored.validated.failed_at is not None)
         self._done.num_finished += is_over
         self._done.num_unfinished += not is_over
         records = {facet_key(batch_id, name): facet for name, facet in facets.items()}
         await self._publish(self._topics.batches, {k: f for k, f in records.items() if k.decode() not in known.facets})
+        # Last, when the others are acknowledged: nobody acts on a batch whose `created` facet is missing.
+        await self._publish(self._topics.batches, {facet_key(batch_id, "created"): stored.created})
 
     async def _dispatch_facet(self, stored: StoredBatch, shards: list[Shard]) -> BatchDispatched:
         """Nothing is dispatched yet in the new log, except what was answered in the old ones."""

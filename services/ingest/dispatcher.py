@@ -190,7 +190,9 @@ class Dispatcher:
                 headers = CompletionHeaders(kind=step.kind, batch_id=batch_id, shard=shard, total=total)
                 partition = partition_of(key, topic.partitions)
                 records.append(OutgoingRecord(topic.name, None, partition, key, completion_headers(headers)))
-            await self._publisher.send_all([*records, hint])
+            await self._publisher.send_all(records)
+            # After the records: a line that a worker skips because of the hint must lie behind them.
+            await self._publisher.send(hint)
         except HeadraceError:
             self._ended.pop(batch_id, None)
             raise

@@ -8,6 +8,7 @@ is 1 when anything was lost, doubled, crossed, changed, miscounted or left open.
 import argparse
 import secrets
 import sys
+from pathlib import Path
 
 from tests.chaos.figures import as_json, summary, table
 from tests.chaos.run import Result, chaos
@@ -20,6 +21,7 @@ def again(arguments: argparse.Namespace, seed: int) -> str:
     return (
         f"python -m tests.chaos --tier {arguments.tier} --seed {seed} --minutes {arguments.minutes} "
         f"--faults-per-minute {arguments.faults_per_minute}"
+        + (f" --only '{arguments.only}'" if arguments.only else "")
     )
 
 
@@ -31,6 +33,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1, help="runs with the seeds that follow")
     parser.add_argument("--tier", choices=("real", "memory"), default="real")
     parser.add_argument("--faults-per-minute", type=float, default=12.0)
+    parser.add_argument("--only", default="", help="faults whose name has this pattern")
     parser.add_argument("--json", default="", help="a file for the figures")
     arguments = parser.parse_args()
     first = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
@@ -38,7 +41,11 @@ def main() -> int:
     for seed in range(first, first + arguments.runs):
         print(f"seed {seed}; again: {again(arguments, seed)}", flush=True)
         result = chaos(
-            seed=seed, minutes=arguments.minutes, tier=arguments.tier, faults_per_minute=arguments.faults_per_minute
+            seed=seed,
+            minutes=arguments.minutes,
+            tier=arguments.tier,
+            faults_per_minute=arguments.faults_per_minute,
+            only=arguments.only,
         )
         for finding in result.findings[:SHOWN_MAX]:
             print(f"  {finding.kind}: {finding.batch_id}: {finding.text[:300]}", flush=True)
@@ -46,8 +53,7 @@ def main() -> int:
     figures = summary(results)
     print(table(figures))
     if arguments.json:
-        with open(arguments.json, "w") as out:
-            out.write(as_json(figures) + "\n")
+        Path(arguments.json).write_text(as_json(figures) + "\n")
     print(as_json(figures))
     return 1 if any(result.findings for result in results) else 0
 

@@ -1,4 +1,4 @@
-"""Where a chaos run happens: a real broker and a real S3 server behind proxies, or the broker in memory and a folder."""
+"""Where a chaos run happens: a real broker and a real S3 server behind proxies, or a broker in memory and a folder."""
 
 import contextlib
 import json

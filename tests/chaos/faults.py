@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +15,8 @@ from tests.chaos.environment import DISK_MB, MODEL, Environment
 
 # Longer than the default session timeout.
 FREEZE_WORKER_S = 13.0
-# Kafka's error codes: NOT_LEADER, REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS, COORDINATOR_NOT_AVAILABLE, REBALANCE_IN_PROGRESS.
+# Kafka's error codes: 6 not leader, 7 timed out, 15 no coordinator, 16 not coordinator, 19 too few replicas,
+# 27 rebalance in progress.
 _PRODUCE_CODES, _FETCH_CODES, _COMMIT_CODES = (6, 7, 19), (6, 7), (15, 16, 27)
 _API_PRODUCE, _API_FETCH, _API_COMMIT, _API_JOIN = 0, 1, 8, 11
 
@@ -32,12 +34,14 @@ class Fault:
 class Injector:
     """Chooses faults by the seed and counts them."""
 
-    def __init__(self, env: Environment, rng: random.Random) -> None:
+    def __init__(self, env: Environment, rng: random.Random, only: str = "") -> None:
         self._env, self._rng = env, rng
         self.counts: Counter[str] = Counter()
         self.struck: list[tuple[float, str]] = []
         self.injected: Counter[tuple[bytes, bytes]] = Counter()
-        self._faults = self._real() if env.tier == "real" else self._memory()
+        faults = self._real() if env.tier == "real" else self._memory()
+        self._faults = [fault for fault in faults if re.search(only, fault.kind)]
+        assert self._faults, f"no fault is called {only!r}: {sorted({fault.kind for fault in faults})}"
         self._queue: list[Fault] = []
 
     def strike_one(self) -> None:
@@ -140,9 +144,7 @@ class Injector:
 
     def _produce_copies(self) -> None:
         """Send again some of what was sent before, requests and completions alike."""
-        consumer = Consumer(
-            {"bootstrap.servers": self._env.bootstrap, "group.id": "copier", "session.timeout.ms": 6000}
-        )
+        consumer = Consumer({"bootstrap.servers": self._env.bootstrap, "group.id": "copier"})
         producer = Producer({"bootstrap.servers": self._env.bootstrap, "message.timeout.ms": 10_000})
         try:
             for topic in (self._env.topics.requests(MODEL), self._env.topics.completions):
@@ -154,10 +156,8 @@ class Injector:
                     if message.error() or dict(message.headers() or []).get("kind", b"line") != b"line":
                         continue
                     headers = dict(message.headers() or [])
-                    if topic is self._env.topics.completions:
-                        self.injected[headers["batch"], headers["line"]] += 1
-                    else:  # it will be answered once more
-                        self.injected[headers["batch"], headers["line"]] += 1
+                    # A copied completion is one more, and a copied request is answered once more.
+                    self.injected[headers["batch"], headers["line"]] += 1
                     producer.produce(
                         topic.name, message.value(), message.key(), message.partition(), headers=message.headers()
                     )

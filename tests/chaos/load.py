@@ -1,4 +1,4 @@
-"""The users of a chaos run: they upload, create, cancel and look, through the unchanged SDK, and keep what they sent."""
+"""The users of a chaos run: they upload, create, cancel and look, through the unchanged SDK."""
 
 import json
 import random

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.chaos.environment import Environment, environment, is_ready
 from tests.chaos.faults import Injector
-from tests.chaos.load import Sent, Users
+from tests.chaos.load import LINES_MAX, Sent, Users
 from tests.chaos.log_tail import completions_of, facets_of, read_topic
 from tests.chaos.verifier import Finding, Watch, check_against_log, check_files, figures_of
 
@@ -44,15 +44,18 @@ def chaos(
     minutes: float,
     tier: str,
     faults_per_minute: float,
+    only: str = "",
     wrapper: str = "",
     calm_timeout_s: float = CALM_TIMEOUT_S,
+    lines_max: int = LINES_MAX,
+    **settings: str,
 ) -> Result:
-    """Run and verify; `wrapper` starts the services through another module, for twins."""
+    """Run and verify. `only` chooses faults by a pattern, `wrapper` starts services through another module."""
     rng = random.Random(seed)
     watch = Watch()
-    with environment(tier, wrapper) as env:
+    with environment(tier, wrapper, **settings) as env:
         _wait_until_ready(env)
-        users, injector = Users(env, rng, watch), Injector(env, rng)
+        users, injector = Users(env, rng, watch, lines_max), Injector(env, rng, only)
         users.start()
         try:
             _strike(injector, rng, minutes, faults_per_minute)
@@ -61,7 +64,7 @@ def chaos(
             findings = _wait_until_closed(users, calm_timeout_s)
         finally:
             users.stop()
-        findings += _verify(env, users, injector, watch)
+        findings += _verify(env, users, watch)
         return _figures(env, users.sent, injector, findings, seed=seed, tier=tier, minutes=minutes)
 
 
@@ -91,7 +94,7 @@ def _wait_until_closed(users: Users, timeout_s: float) -> list[Finding]:
     return [Finding("open", sent.batch_id, str(sent.last)) for sent in users.sent if not sent.is_over]
 
 
-def _verify(env: Environment, users: Users, injector: Injector, watch: Watch) -> list[Finding]:
+def _verify(env: Environment, users: Users, watch: Watch) -> list[Finding]:
     topic = env.topics.completions
     log = completions_of(read_topic(env.bootstrap, topic.name, topic.partitions))
     findings: list[Finding] = []

@@ -1,4 +1,4 @@
-"""Does what came back answer what was sent? Reads files, batch objects and the completions log; imports nothing of ours.
+"""Does what came back answer what was sent? Reads files, batch objects and the log; imports nothing of ours.
 
 The engine of a chaos run answers each request with its own text, so an answer that belongs to another line is seen.
 """
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 TERMINAL = ("completed", "failed", "expired", "cancelled")
+# Lines that share a key of the completions topic.
+SHARD_LINES = 50_000
 # Why a line may have no answer, by how its batch ended.
 NOT_RUN = {"cancelled": {"batch_cancelled"}, "expired": {"batch_expired"}, "completed": set()}
 
@@ -76,7 +78,7 @@ def check_files(sent: bytes, batch: Mapping[str, Any], output: bytes, errors: by
 
 
 def check_against_log(batch: Mapping[str, Any], output: bytes, log: Iterable[LogRecord]) -> list[Finding]:
-    """V5: the first completion of each line before the batch's end record is in the file, and nothing after it."""
+    """V5: the first completion of each line before its shard's end record is in the file, and nothing after it."""
     first: dict[int, bytes] = {}
     ended: set[int] = set()
     for record in log:
@@ -84,21 +86,13 @@ def check_against_log(batch: Mapping[str, Any], output: bytes, log: Iterable[Log
             continue
         if record.headers["kind"] != b"line":
             ended.add(int(record.headers.get("shard", b"0")))
-            continue
-        line, total = int(record.headers["line"]), int(record.headers["total"])
-        shard = line // 50_000
-        if shard in ended:
-            continue
-        first.setdefault(line, record.value)
-        if sum(n // 50_000 == shard for n in (first if len(first) >= min(total, 50_000) else ())) >= min(
-            50_000, total - shard * 50_000
-        ):
-            ended.add(shard)
+        elif (line := int(record.headers["line"])) // SHARD_LINES not in ended:
+            first.setdefault(line, record.value)
     expected = [first[line] for line in sorted(first) if json.loads(first[line])["error"] is None]
-    if output.splitlines(keepends=True) == expected:
+    found = output.splitlines(keepends=True)
+    if found == expected:
         return []
-    wrong = set(output.splitlines(keepends=True)) ^ set(expected)
-    return [Finding("cancel", batch["id"], f"{len(wrong)} lines are not what the log says")]
+    return [Finding("cancel", batch["id"], f"{len(set(found) ^ set(expected))} lines are not what the log says")]
 
 
 class Watch:

@@ -1,4 +1,4 @@
-"""20,000 runs of the whole pipeline in simulated time, and its twins: each with one rule of the design removed must break.
+"""20,000 runs of the whole pipeline in simulated time, and its twins, which run without one rule and must break.
 
 A failure prints its seed and the line that runs it again.
 """

@@ -1,4 +1,4 @@
-"""A whole Headrace in one event loop: the real dispatcher, worker, collector, auditor and recovery over simulated ports.
+"""A whole Headrace in one event loop: real dispatcher, worker, collector, auditor and recovery, simulated ports.
 
 `World` makes batches from a seed, keeps the processes alive while faults last, and checks the invariants of the design
 from the log and the store alone when everything has come to rest.
