@@ -1,7 +1,7 @@
 """How do we talk to Kafka? Every delivery option written out, every start, stop and send bounded. SHELL.
 
 The rules behind the settings, each a trap of the client that was reproduced:
-1. no deserializers, and any exception of a poll means that the positions are wrong (`log_reader`, `worker_consumer`);
+1. no deserializers, and any exception of a poll means that the positions are wrong (`log_reader`, `assigned_log`);
 2. the fetch size is at least twice the largest record;
 3. the assignment epoch is read after the poll returns;
 4. no commit between `revoked` and `assigned`;
@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 FETCH_BYTES_PER_PARTITION = 2 * RECORD_BYTES_MAX
 PRODUCER_BATCH_BYTES = 256 * 1024
 STOP_TIMEOUT_S = 10.0
+# A try of a send; the client's own limits are shorter, but not all of its waits have one.
+SEND_TIMEOUT_S = 90.0
 RESEND_BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 # Longer than rebalance_timeout, or a slow rebalance makes every member time out and join again (rule 5).
 REQUEST_OVER_REBALANCE_S = 10.0
@@ -149,28 +151,36 @@ class Publisher:
     async def _try(
         self, records: Sequence[OutgoingRecord], indexes: list[int], results: list[RecordMetadata | None]
     ) -> list[int]:
-        pending: list[tuple[int, asyncio.Future[RecordMetadata]]] = []
-        failed: list[int] = []
-        for index in indexes:
-            r = records[index]
-            try:
-                future = await self._producer.send(
-                    r.topic, value=r.value, key=r.key, partition=r.partition, headers=list(r.headers)
-                )
-            except MessageSizeTooLargeError:
-                raise
-            except KAFKA_ERRORS:
-                failed.append(index)
-            else:
-                pending.append((index, future))
-        for index, future in pending:
-            try:
-                results[index] = await future
-            except MessageSizeTooLargeError:
-                raise
-            except KAFKA_ERRORS:
-                failed.append(index)
-        return sorted(failed)
+        pending: dict[int, asyncio.Future[RecordMetadata]] = {}
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                for index in indexes:
+                    if (future := await self._send_one(records[index])) is not None:
+                        pending[index] = future
+                for index, future in pending.items():
+                    results[index] = await _acknowledged(future)
+        except TimeoutError:
+            log.warning("sends took too long", topic=records[indexes[0]].topic, timeout_s=SEND_TIMEOUT_S)
+        return [index for index in indexes if results[index] is None]
+
+    async def _send_one(self, r: OutgoingRecord) -> asyncio.Future[RecordMetadata] | None:
+        try:
+            return await self._producer.send(  # type: ignore[no-any-return]
+                r.topic, value=r.value, key=r.key, partition=r.partition, headers=list(r.headers)
+            )
+        except MessageSizeTooLargeError:
+            raise
+        except KAFKA_ERRORS:
+            return None
+
+
+async def _acknowledged(future: asyncio.Future[RecordMetadata]) -> RecordMetadata | None:
+    try:
+        return await future
+    except MessageSizeTooLargeError:
+        raise
+    except KAFKA_ERRORS:
+        return None
 
 
 def _request_timeout_s(settings: KafkaSettings) -> float:

@@ -20,8 +20,7 @@ def again(arguments: argparse.Namespace, seed: int) -> str:
     """The line that runs a seed again."""
     return (
         f"python -m tests.chaos --tier {arguments.tier} --seed {seed} --minutes {arguments.minutes} "
-        f"--faults-per-minute {arguments.faults_per_minute}"
-        + (f" --only '{arguments.only}'" if arguments.only else "")
+        f"--faults-per-minute {arguments.faults_per_minute}" + (f" --only '{arguments.only}'" if arguments.only else "")
     )
 
 

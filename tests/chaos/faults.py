@@ -7,11 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tests.chaos.environment import DISK_MB, MODEL, Environment
+from tests.chaos.log_tail import headers_of
 
 # Longer than the default session timeout.
 FREEZE_WORKER_S = 13.0
@@ -23,9 +25,8 @@ _API_PRODUCE, _API_FETCH, _API_COMMIT, _API_JOIN = 0, 1, 8, 11
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault by name; `kind` groups the figures."""
+    """A fault; `kind` groups the figures."""
 
-    name: str
     kind: str
     strike: Callable[[], None]
     weight: int = 1
@@ -63,41 +64,47 @@ class Injector:
                 self._env.fleet.thaw(name)
 
     def _services(self) -> list[Fault]:
-        fleet, faults = self._env.fleet, []
-        for service, weight in (("inference", 3), ("collector", 2), ("ingest", 2)):
-            faults.append(Fault(f"kill {service}", f"kill -9 {service}", lambda s=service: self._kill_one(s), weight))
-        everything = [n for n in fleet.children if n not in ("kafka", "store")]
-        faults.append(Fault("kill all", "kill -9 all services", lambda: fleet.kill(everything)))
-        faults.append(Fault("freeze", "SIGSTOP worker", lambda: self._freeze("inference", FREEZE_WORKER_S)))
-        faults.append(Fault("freeze", "SIGSTOP collector", lambda: self._freeze("collector", 5.0)))
-        faults.append(Fault("freeze", "SIGSTOP ingest", lambda: self._freeze("ingest", FREEZE_WORKER_S)))
-        faults.append(Fault("copies", "duplicate producer", self._produce_copies, 2))
-        return faults
+        fleet, freeze = self._env.fleet, self._freeze
+        services = [name for name in fleet.children if name not in ("kafka", "store")]
+        return [
+            Fault("kill -9 inference", partial(self._kill_one, "inference"), 3),
+            Fault("kill -9 collector", partial(self._kill_one, "collector"), 2),
+            Fault("kill -9 ingest", partial(self._kill_one, "ingest"), 2),
+            Fault("kill -9 all services", partial(fleet.kill, services)),
+            Fault("SIGSTOP worker", partial(freeze, "inference", FREEZE_WORKER_S)),
+            Fault("SIGSTOP collector", partial(freeze, "collector", 5.0)),
+            Fault("SIGSTOP ingest", partial(freeze, "ingest", FREEZE_WORKER_S)),
+            Fault("duplicate producer", self._produce_copies, 2),
+        ]
 
     def _real(self) -> list[Fault]:
-        fleet, faults = self._env.fleet, self._services()
-        faults.append(Fault("kill kafka", "kill -9 broker", lambda: fleet.kill(["kafka"])))
-        faults.append(Fault("kill store", "kill -9 store", lambda: fleet.kill(["store"])))
-        faults.append(Fault("kill world", "kill -9 everything", lambda: fleet.kill(list(fleet.children))))
-        for name in self._env.proxies:
-            for mode in ("cut", "delay", "half_open", "drop_answers"):
-                faults.append(Fault(mode, f"{name}: {mode}", lambda n=name, m=mode: self._misroute(n, m)))
-        for name, disk in self._env.disks.items():
-            faults.append(Fault("disk", f"disk full: {name}", lambda d=disk: self._fill(d)))
-        return faults
+        fleet = self._env.fleet
+        return [
+            *self._services(),
+            Fault("kill -9 broker", partial(fleet.kill, ["kafka"])),
+            Fault("kill -9 store", partial(fleet.kill, ["store"])),
+            Fault("kill -9 everything", partial(fleet.kill, list(fleet.children))),
+            *(
+                Fault(f"{name}: {mode}", partial(self._misroute, name, mode))
+                for name in self._env.proxies
+                for mode in ("cut", "delay", "half_open", "drop_answers")
+            ),
+            *(Fault(f"disk full: {name}", partial(self._fill, disk)) for name, disk in self._env.disks.items()),
+        ]
 
     def _memory(self) -> list[Fault]:
-        faults = self._services()
-        faults.append(Fault("leader", "leader moves", self._move_leaders, 3))
-        for api, codes, name in (
-            (_API_PRODUCE, _PRODUCE_CODES, "produce"),
-            (_API_FETCH, _FETCH_CODES, "fetch"),
-            (_API_COMMIT, _COMMIT_CODES, "commit"),
-            (_API_JOIN, _COMMIT_CODES, "join"),
-        ):
-            faults.append(Fault(name, f"error codes: {name}", lambda a=api, c=codes: self._push_errors(a, c), 2))
-        faults.append(Fault("broker", "broker down", self._broker_down))
-        return faults
+        errors = {
+            "produce": (_API_PRODUCE, _PRODUCE_CODES),
+            "fetch": (_API_FETCH, _FETCH_CODES),
+            "commit": (_API_COMMIT, _COMMIT_CODES),
+            "join": (_API_JOIN, _COMMIT_CODES),
+        }
+        return [
+            *self._services(),
+            Fault("leader moves", self._move_leaders, 3),
+            *(Fault(f"error codes: {name}", partial(self._push_errors, *what), 2) for name, what in errors.items()),
+            Fault("broker down", self._broker_down),
+        ]
 
     def _kill_one(self, service: str) -> None:
         self._env.fleet.kill([self._rng.choice(self._env.fleet.named(service)).name])
@@ -153,13 +160,17 @@ class Injector:
                 partition.offset = self._rng.randint(low, max(low, high - 1))
                 consumer.assign([partition])
                 for message in consumer.consume(20, timeout=3):
-                    if message.error() or dict(message.headers() or []).get("kind", b"line") != b"line":
+                    headers = headers_of(message)
+                    if message.error() or headers.get("kind", b"line") != b"line":
                         continue
-                    headers = dict(message.headers() or [])
                     # A copied completion is one more, and a copied request is answered once more.
                     self.injected[headers["batch"], headers["line"]] += 1
                     producer.produce(
-                        topic.name, message.value(), message.key(), message.partition(), headers=message.headers()
+                        topic.name,
+                        message.value(),
+                        message.key(),
+                        message.partition() or 0,
+                        headers=list(headers.items()),
                     )
             producer.flush(10)
         except Exception as error:

@@ -31,14 +31,20 @@ def read_topic(bootstrap: str, topic: str, partitions: int) -> list[Message]:
     return found
 
 
+def headers_of(message: Message) -> dict[str, bytes]:
+    """A record's headers; the last one of a name counts."""
+    pairs: Any = message.headers() or []
+    return {key: value or b"" for key, value in pairs}
+
+
 def completions_of(messages: list[Message]) -> list[LogRecord]:
     """Records of the completions topic that have our headers."""
     found = []
     for message in messages:
-        headers = {str(key): bytes(value or b"") for key, value in message.headers() or []}  # type: ignore[misc]
+        headers = headers_of(message)
         if "kind" in headers:
             place = message.partition() or 0, message.offset() or 0, int(message.timestamp()[1])
-            found.append(LogRecord(*place, headers, bytes(message.value() or b"")))
+            found.append(LogRecord(*place, headers, _bytes(message.value())))
     return found
 
 
@@ -46,7 +52,11 @@ def facets_of(messages: list[Message]) -> list[tuple[str, int, dict[str, Any]]]:
     """Key (`<batch>/<facet>`), time in ms and value of each record of the batches topic."""
     found = []
     for message in messages:
-        key = bytes(message.key() or b"").decode()  # type: ignore[arg-type]
+        key = _bytes(message.key()).decode()
         if message.value() is not None:
-            found.append((key, int(message.timestamp()[1]), json.loads(bytes(message.value() or b""))))
+            found.append((key, int(message.timestamp()[1]), json.loads(_bytes(message.value()))))
     return found
+
+
+def _bytes(value: Any) -> bytes:
+    return value or b""

@@ -345,14 +345,16 @@ class GroupConsumer:
 
     async def stop(self) -> None:
         self._closed = True
-        if not self._process.is_dead and self._group.members.pop(self._id, None):
+        if not self._process.is_dead and self._id in self._group.members:
+            del self._group.members[self._id]
             self._schedule_rebalance()
 
     def _die(self) -> None:
         asyncio.get_running_loop().call_later(SESSION_S, self._expire)
 
     def _expire(self) -> None:
-        if self._group.members.pop(self._id, None):
+        if self._id in self._group.members:
+            del self._group.members[self._id]
             self._schedule_rebalance()
 
     def _schedule_rebalance(self) -> None:

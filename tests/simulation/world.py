@@ -169,7 +169,7 @@ class SimulatedEngine:
     """Answers with the line's own text after a moment; a poison ends the process."""
 
     name = "simulated"
-    endpoints = ("/v1/completions",)
+    endpoints: tuple[str, ...] = ("/v1/completions",)
     num_slots = 4
 
     def __init__(self, world: "World", process: Process) -> None:
@@ -343,7 +343,7 @@ class World:
                 recovery = Recovery(
                     store=self.store.of(process),
                     topics=TOPICS,
-                    publisher=Publisher(Producer(self.log, process)),  # type: ignore[arg-type]
+                    publisher=Publisher(Producer(self.log, process)),
                     log_id=self.log.log_id,
                 )
                 await recovery.run(Reader(self.log, process))  # type: ignore[arg-type]
@@ -390,14 +390,14 @@ class World:
             feed=follow,  # type: ignore[arg-type]
             ownership=Owner(self, process),  # type: ignore[arg-type]
             store=self.store.of(process),
-            publisher=Publisher(Producer(self.log, process)),  # type: ignore[arg-type]
+            publisher=Publisher(Producer(self.log, process)),
             telemetry=TELEMETRY,
         )
         await dispatcher.run(Stop())
 
     async def _worker(self, process: Process) -> None:
         topic = TOPICS.requests(MODEL).name
-        publisher = Publisher(Producer(self.log, process))  # type: ignore[arg-type]
+        publisher = Publisher(Producer(self.log, process))
         assigned = AssignedLog(
             settings=KAFKA,
             topic=topic,
@@ -422,7 +422,7 @@ class World:
         )
 
     async def _collector(self, process: Process) -> None:
-        store, publisher = self.store.of(process), Publisher(Producer(self.log, process))  # type: ignore[arg-type]
+        store, publisher = self.store.of(process), Publisher(Producer(self.log, process))
         open_batches, reader = OpenBatches(TOPICS), Reader(self.log, process)
         await open_batches.load(reader)  # type: ignore[arg-type]
         settings = CollectorBlock(

@@ -199,11 +199,11 @@ async def test_suspects_are_named_before_they_run(log: AssignedLog, consumer: Fa
     assert log.num_suspects == 2
     await log.begin_trial(records[:1])
 
-    assert consumer.notes[-1].trial == (0,)
+    assert list(consumer.notes[-1].trial) == [0]
     assert consumer.notes[-1].is_alone
     log.finish(TP, 0)
     await log.end_trial()
-    assert consumer.notes[-1].trial == ()
+    assert list(consumer.notes[-1].trial) == []
     assert consumer.commits[-1] == 1
 
 

@@ -1,0 +1,62 @@
+"""Short forms of the chaos runs, and their twins: the same runs with one rule of the design removed must fail.
+
+The seed is new each time and is printed with the line that runs it again; TEST_CHAOS_SEED fixes it.
+"""
+
+import os
+import secrets
+
+import pytest
+
+from tests.chaos.figures import summary, table
+from tests.chaos.run import Result, chaos
+from tests.conftest import skip_unexercised
+from tests.providers import Server, binary
+
+SEED = int(os.environ.get("TEST_CHAOS_SEED", secrets.randbelow(1_000_000)))
+
+
+def run(**options: object) -> Result:
+    arguments = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items() if name != "wrapper")
+    print(f"\nagain: python -m tests.chaos --seed {SEED} {arguments}")
+    result = chaos(seed=SEED, **options)  # type: ignore[arg-type]
+    print(table(summary([result])))
+    return result
+
+
+def assert_nothing_wrong(result: Result) -> None:
+    assert result.findings == []
+    assert result.redriven == 0, "nothing was lost, so nothing had to be sent again"
+    assert sum(result.batches.values()) > 0
+    assert sum(result.faults.values()) > 0
+
+
+def test_broker_in_memory_with_moving_leaders_and_error_codes() -> None:
+    assert_nothing_wrong(run(tier="memory", minutes=0.6, faults_per_minute=25))
+
+
+def test_real_broker_and_store_behind_proxies(real_kafka: Server) -> None:
+    if real_kafka.provider != "jvm" or not binary("minio").is_file():
+        skip_unexercised("chaos on a real broker and store", "needs Java, and MinIO in the cache (make tools)")
+    assert_nothing_wrong(run(tier="real", minutes=2.0, faults_per_minute=15))
+
+
+@pytest.mark.parametrize("rule", ["bitmap", "commit-after-completion", "create-only"])
+def test_without_this_rule_the_verifier_finds_something(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_SABOTAGE", rule)
+    only = {
+        "bitmap": "duplicate|kill -9 inference",
+        "commit-after-completion": "kill -9 inference",
+        "create-only": "kill -9 collector|SIGSTOP collector",
+    }[rule]
+
+    result = run(
+        tier="memory",
+        minutes=0.4,
+        faults_per_minute=30,
+        only=only,
+        wrapper="tests.chaos.sabotaged",
+        calm_timeout_s=15.0,
+    )
+
+    assert result.findings, f"nobody noticed that there was no {rule}"
