@@ -36,7 +36,7 @@ VLLM_SETUP := $(INFERENCE) $(EMBEDDING_MODEL) $(TINY_MODEL)
 SETUP := $(SERVICES) $(if $(HAS_JVM),$(JARS)) $(if $(filter vllm,$(ENGINE)),$(VLLM_SETUP))
 TOOLS := $(if $(HAS_GO),$(VERSITYGW) $(MINIO) $(JAEGER))
 
-.PHONY: help setup up demo test check unit tools bench constraints clean
+.PHONY: help setup up demo test check unit simulation chaos soak tools bench constraints clean
 
 help: ## What can be made.
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -55,14 +55,23 @@ check: $(DEV) ## ruff, mypy strict, import-linter.
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-unit: $(DEV) ## The tests that need no server.
-	.venv/bin/python -m pytest -q tests/unit tests/simulation
+unit: $(DEV) ## The tests of single modules.
+	.venv/bin/python -m pytest -q tests/unit
 
 test: $(DEV) $(if $(HAS_JVM),$(JARS)) $(if $(HAS_VLLM),$(VLLM_SETUP)) $(TOOLS) check ## Every check; the floor of branch coverage is 85 %.
 	.venv/bin/coverage erase
 	.venv/bin/coverage run -m pytest
 	.venv/bin/coverage combine --quiet
 	.venv/bin/coverage report --skip-covered --fail-under=85
+
+simulation: $(DEV) ## Seeds of the simulation (SEEDS=FIRST:LAST, WITHOUT=rule).
+	PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation $(or $(SEEDS),0:20000) $(if $(WITHOUT),--without $(WITHOUT))
+
+chaos: $(DEV) $(if $(HAS_JVM),$(JARS)) $(TOOLS) ## Faults against a real broker and store, verified (MINUTES=5 SEED= RUNS=1 TIER=real|memory).
+	.venv/bin/python -m tests.chaos --minutes $(or $(MINUTES),5) --runs $(or $(RUNS),1) --tier $(or $(TIER),real) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--faults-per-minute $(RATE)) $(if $(ONLY),--only '$(ONLY)')
+
+soak: $(DEV) $(JARS) $(TOOLS) ## Hours: 50,000-line batches under 200 faults, then one of 1,000,000 lines (SEED=).
+	.venv/bin/python -m tests.chaos.soak $(if $(SEED),--seed $(SEED))
 
 bench: $(SETUP) ## Rows per second and CPU per row with the echo engine.
 	.venv/bin/python -m tests.bench.rows_per_second

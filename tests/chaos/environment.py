@@ -45,8 +45,11 @@ class Environment:
 
 
 @contextmanager
-def environment(tier: str, service_module: str = "", **overrides: str) -> Iterator[Environment]:
-    """Start everything; `service_module` wraps the services, for twins. Ends all processes and removes all folders."""
+def environment(tier: str, service_module: str = "", disk_mb: int = DISK_MB, **overrides: str) -> Iterator[Environment]:
+    """Start everything, and in the end stop all processes and remove all folders.
+
+    `service_module` wraps the services, for twins; `disk_mb` 0 = the store and the scratch cannot be filled up.
+    """
     folder = Path(tempfile.mkdtemp(prefix="headrace-chaos-"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -55,7 +58,7 @@ def environment(tier: str, service_module: str = "", **overrides: str) -> Iterat
         kafka_settings = KafkaSettings(topic_prefix="chaos.")
         topics = Topics(kafka_settings)
         if tier == "real":
-            env = _start_real(folder, fleet, topics, stack)
+            env = _start_real(folder, fleet, topics, stack, disk_mb)
         else:
             env = _start_memory(folder, fleet, topics, stack)
         _start_services(env, service_module, overrides)
@@ -63,11 +66,11 @@ def environment(tier: str, service_module: str = "", **overrides: str) -> Iterat
         yield env
 
 
-def _start_real(folder: Path, fleet: Fleet, topics: Topics, stack: contextlib.ExitStack) -> Environment:
+def _start_real(folder: Path, fleet: Fleet, topics: Topics, stack: contextlib.ExitStack, disk_mb: int) -> Environment:
     kafka_proxy, store_proxy = Proxy(), Proxy()
     for proxy in (kafka_proxy, store_proxy):
         stack.callback(proxy.close)
-    disks = {name: disk for name in ("store", "scratch") if (disk := _mount(folder / name, stack))}
+    disks = {name: disk for name in ("store", "scratch") if (disk := _mount(folder / name, stack, disk_mb))}
     broker = prepare_jvm_broker(folder / "kafka", cache_folder(), assets_folder(), advertised_port=kafka_proxy.port)
     kafka_proxy.target_port = int(broker.bootstrap.rpartition(":")[2])
     fleet.add(Child("kafka", broker.argv, dict(os.environ), folder / "kafka.log", restart_after_s=1.0))
@@ -161,11 +164,15 @@ def is_ready(port: int) -> bool:
         return False
 
 
-def _mount(folder: Path, stack: contextlib.ExitStack) -> Path | None:
+def _mount(folder: Path, stack: contextlib.ExitStack, disk_mb: int) -> Path | None:
     """A small disk of its own, where this is allowed; otherwise a folder, and disks that are full are not tried."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)]
-    if sys.platform != "linux" or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+    command = ["mount", "-t", "tmpfs", "-o", f"size={disk_mb}m", "tmpfs", str(folder)]
+    if (
+        not disk_mb
+        or sys.platform != "linux"
+        or subprocess.run(command, capture_output=True, check=False).returncode != 0
+    ):
         return None
     stack.callback(subprocess.run, ["umount", "-l", str(folder)], check=False)
     return folder

@@ -13,8 +13,16 @@ from openai import OpenAI
 from tests.chaos.environment import MODEL, Environment
 from tests.chaos.verifier import TERMINAL, Watch
 
-LINES_MAX = 400
-OPEN_MAX = 6
+
+@dataclass(frozen=True)
+class Demand:
+    """How much users ask for: lines of a batch, from and to, open batches at once, and batches in all (0 = no end)."""
+
+    lines_min: int = 1
+    lines_max: int = 400
+    open_max: int = 6
+    num_batches: int = 0
+    with_ends: bool = True
 
 
 @dataclass
@@ -35,9 +43,9 @@ class Sent:
 class Users:
     """Creates batches until told to stop, and watches all of them."""
 
-    def __init__(self, env: Environment, rng: random.Random, watch: Watch, lines_max: int = LINES_MAX) -> None:
+    def __init__(self, env: Environment, rng: random.Random, watch: Watch, demand: Demand) -> None:
         self._env, self._rng, self._watch = env, rng, watch
-        self._lines_max = lines_max
+        self._demand = demand
         self.sent: list[Sent] = []
         self.creating = True
         self.stopping = False
@@ -61,6 +69,11 @@ class Users:
         """Batches without an end."""
         return sum(not sent.is_over for sent in self.sent)
 
+    @property
+    def are_served(self) -> bool:
+        """Whether all batches that they want have ended."""
+        return 0 < self._demand.num_batches <= len(self.sent) and self.num_open == 0
+
     def download(self, file_id: str | None) -> bytes:
         """A result file's bytes; nothing when there is no file."""
         if file_id is None:
@@ -75,7 +88,8 @@ class Users:
     def _run(self) -> None:
         while not self.stopping:
             try:
-                if self.creating and self.num_open < OPEN_MAX:
+                wanted = self.creating and not 0 < self._demand.num_batches <= len(self.sent)
+                if wanted and self.num_open < self._demand.open_max:
                     self._create()
                 self._look()
             except openai.APIError:
@@ -83,8 +97,9 @@ class Users:
             time.sleep(0.1)
 
     def _create(self) -> None:
-        rng, short_window = self._rng, self._rng.random() < 0.1
-        tag, num_lines = f"{rng.getrandbits(32):08x}", rng.randint(1, self._lines_max)
+        rng, demand = self._rng, self._demand
+        short_window = demand.with_ends and rng.random() < 0.1
+        tag, num_lines = f"{rng.getrandbits(32):08x}", rng.randint(demand.lines_min, demand.lines_max)
         lines = [
             {
                 "custom_id": f"{tag}-{n}",
@@ -100,7 +115,8 @@ class Users:
         batch = client.batches.create(
             input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"tag": tag}
         )
-        cancel_at = time.monotonic() + rng.uniform(0, 4) if rng.random() < 0.15 else None
+        is_cancelled = demand.with_ends and rng.random() < 0.15
+        cancel_at = time.monotonic() + rng.uniform(0, 4) if is_cancelled else None
         self.sent.append(Sent(batch.id, content, cancel_at))
 
     def _look(self) -> None:

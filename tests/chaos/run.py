@@ -7,14 +7,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.environment import Environment, environment, is_ready
+from tests.chaos.environment import DISK_MB, Environment, environment, is_ready
 from tests.chaos.faults import Injector
-from tests.chaos.load import LINES_MAX, Sent, Users
+from tests.chaos.load import Demand, Sent, Users
 from tests.chaos.log_tail import completions_of, facets_of, read_topic
 from tests.chaos.verifier import Finding, Watch, check_against_log, check_files, figures_of
 
 START_TIMEOUT_S = 120.0
 CALM_TIMEOUT_S = 240.0
+DEMAND = Demand()
 
 
 @dataclass
@@ -47,18 +48,27 @@ def chaos(
     only: str = "",
     wrapper: str = "",
     calm_timeout_s: float = CALM_TIMEOUT_S,
-    lines_max: int = LINES_MAX,
+    demand: Demand = DEMAND,
+    faults_min: int = 0,
+    disk_mb: int = DISK_MB,
     **settings: str,
 ) -> Result:
-    """Run and verify. `only` chooses faults by a pattern, `wrapper` starts services through another module."""
+    """Run and verify.
+
+    `only` chooses faults by a pattern, `wrapper` starts services through another module; faults go on until the minutes
+    have passed and there were `faults_min`, or until all batches that the demand has are over.
+    """
     rng = random.Random(seed)
     watch = Watch()
-    with environment(tier, wrapper, **settings) as env:
+    with environment(tier, wrapper, disk_mb, **settings) as env:
         _wait_until_ready(env)
-        users, injector = Users(env, rng, watch, lines_max), Injector(env, rng, only)
+        users, injector = Users(env, rng, watch, demand), Injector(env, rng, only)
         users.start()
         try:
-            _strike(injector, rng, minutes, faults_per_minute)
+            time.sleep(min(5.0, minutes * 10))
+            end = time.monotonic() + minutes * 60
+            while (time.monotonic() < end or injector.counts.total() < faults_min) and not users.are_served:
+                _strike(injector, rng, faults_per_minute)
             injector.mend()
             users.creating = False
             findings = _wait_until_closed(users, calm_timeout_s)
@@ -75,15 +85,12 @@ def _wait_until_ready(env: Environment) -> None:
         time.sleep(0.2)
 
 
-def _strike(injector: Injector, rng: random.Random, minutes: float, faults_per_minute: float) -> None:
-    end = time.monotonic() + minutes * 60
-    time.sleep(min(5.0, minutes * 10))
-    while time.monotonic() < end:
-        if faults_per_minute:
-            injector.strike_one()
-            time.sleep(rng.expovariate(faults_per_minute / 60))
-        else:
-            time.sleep(1)
+def _strike(injector: Injector, rng: random.Random, faults_per_minute: float) -> None:
+    if not faults_per_minute:
+        time.sleep(1)
+        return
+    injector.strike_one()
+    time.sleep(rng.expovariate(faults_per_minute / 60))
 
 
 def _wait_until_closed(users: Users, timeout_s: float) -> list[Finding]:

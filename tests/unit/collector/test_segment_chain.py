@@ -75,3 +75,68 @@ async def test_gap_is_not_built_upon() -> None:
 
     with pytest.raises(BrokenChain):
         await walk(chain_of(store))
+
+
+async def test_oldest_segments_go_and_the_chain_goes_on() -> None:
+    store = MemoryObjectStore()
+    chain = chain_of(store)
+    chain.start_at(0)
+    for number in range(4):
+        await extend(chain, number, 10 * (number + 1))
+
+    assert await chain.remove_before(20) == 2
+    assert await chain.remove_before(20) == 0, "safe to repeat"
+
+    again = chain_of(store)
+    assert await walk(again) == [2, 3]
+    await extend(again, 4, 50)
+    assert await walk(chain_of(store)) == [2, 3, 4]
+
+
+async def test_owner_that_slept_cannot_use_a_key_that_was_freed() -> None:
+    """Without the marker the sleeper would win a fence that is long past, and count lines that nobody reads."""
+    store = MemoryObjectStore()
+    sleeper, owner = chain_of(store), chain_of(store)
+    sleeper.start_at(0)
+    await extend(sleeper, 0, 10)
+    await walk(owner)
+    for number in (1, 2, 3):
+        await extend(owner, number, 10 * (number + 1))
+    await owner.remove_before(30)
+
+    with pytest.raises(ChainTaken, match="the chain starts at 30"):
+        await extend(sleeper, 1, 40)
+
+    assert await walk(chain_of(store)) == [3], "what the sleeper left is not in the chain"
+
+
+async def test_chain_that_is_shortened_while_it_is_read_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryObjectStore()
+    chain = chain_of(store)
+    chain.start_at(0)
+    for number in range(3):
+        await extend(chain, number, 10 * (number + 1))
+    reader, keys = chain_of(store), store.keys
+
+    async def shorten_meanwhile(prefix: str) -> list[str]:
+        found = await keys(prefix)
+        monkeypatch.setattr(store, "keys", keys)
+        await chain.remove_before(20)
+        return found
+
+    monkeypatch.setattr(store, "keys", shorten_meanwhile)
+
+    with pytest.raises(ChainTaken, match="shortened"):
+        await walk(reader)
+
+
+async def test_missing_start_of_a_shortened_chain_is_refused() -> None:
+    store = MemoryObjectStore()
+    chain = chain_of(store)
+    chain.start_at(0)
+    keys = [await extend(chain, number, 10 * (number + 1)) for number in range(3)]
+    await chain.remove_before(10)
+    await store.delete(keys[1])
+
+    with pytest.raises(BrokenChain, match="should start at 10"):
+        await walk(chain_of(store))
