@@ -52,11 +52,11 @@ def test_without_this_rule_the_verifier_finds_something(rule: str, monkeypatch: 
 
     result = run(
         tier="memory",
-        minutes=0.4,
+        minutes=0.35,
         faults_per_minute=30,
         only=only,
         wrapper="tests.chaos.sabotaged",
-        calm_timeout_s=15.0,
+        calm_timeout_s=30.0,
     )
 
     assert result.findings, f"nobody noticed that there was no {rule}"
