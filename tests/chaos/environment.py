@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minio import Minio
+
 from cli.local_kafka import free_port, prepare_jvm_broker
 from cli.memory_kafka import MemoryKafka
 from cli.up import assets_folder, cache_folder
@@ -21,6 +23,7 @@ from shared.settings import KafkaSettings
 from shared.topics import Topics
 from tests.chaos.fleet import Child, Fleet
 from tests.chaos.proxy import Proxy
+from tests.chaos.segments import ListKeys, ReadObject, in_bucket, in_folder
 from tests.providers import ACCESS_KEY, SECRET_KEY, binary
 
 MODEL = "echo"
@@ -42,6 +45,15 @@ class Environment:
     memory: MemoryKafka | None = None
     disks: dict[str, Path] = field(default_factory=dict)
     store_env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> tuple[ListKeys, ReadObject]:
+        """How a verifier looks at the segments, past every proxy."""
+        if self.tier == "memory":
+            return in_folder(self.folder / "store")
+        address = f"127.0.0.1:{self.proxies['store'].target_port}"
+        client = Minio(endpoint=address, access_key=ACCESS_KEY, secret_key=SECRET_KEY, secure=False)
+        return in_bucket(client, "chaos")
 
 
 @contextmanager

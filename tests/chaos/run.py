@@ -11,6 +11,7 @@ from tests.chaos.environment import DISK_MB, Environment, environment, is_ready
 from tests.chaos.faults import Injector
 from tests.chaos.load import Demand, Sent, Users
 from tests.chaos.log_tail import completions_of, facets_of, read_topic
+from tests.chaos.segments import SegmentWatch
 from tests.chaos.verifier import Finding, Watch, check_against_log, check_files, figures_of
 
 START_TIMEOUT_S = 120.0
@@ -63,7 +64,9 @@ def chaos(
     with environment(tier, wrapper, disk_mb, **settings) as env:
         _wait_until_ready(env)
         users, injector = Users(env, rng, watch, demand), Injector(env, rng, only)
+        segments = SegmentWatch(env.store, watch)
         users.start()
+        segments.start()
         try:
             time.sleep(min(5.0, minutes * 10))
             end = time.monotonic() + minutes * 60
@@ -74,7 +77,8 @@ def chaos(
             findings = _wait_until_closed(users, calm_timeout_s)
         finally:
             users.stop()
-        findings += _verify(env, users, watch)
+            segments.stop()
+        findings += segments.check() + _verify(env, users, watch)
         return _figures(env, users.sent, injector, findings, seed=seed, tier=tier, minutes=minutes)
 
 
