@@ -5,12 +5,14 @@ when it is first seen, and in the end the objects must be the chain, each naming
 """
 
 import hashlib
+import itertools
 import json
 import struct
 import threading
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from minio import Minio
 
@@ -93,7 +95,7 @@ class SegmentWatch:
 
 def _check_chain(chain: list[tuple[str, bytes]]) -> list[Finding]:
     found: list[Finding] = []
-    for (key, content), (next_key, next_content) in zip(chain, chain[1:], strict=False):
+    for (key, content), (next_key, next_content) in itertools.pairwise(chain):
         footer, following = _footer(content), _footer(next_content)
         if footer["next_offset"] != following["first_offset"]:
             found.append(Finding("changed", next_key, f"starts elsewhere than {key} ends"))
@@ -102,6 +104,6 @@ def _check_chain(chain: list[tuple[str, bytes]]) -> list[Finding]:
     return found
 
 
-def _footer(segment: bytes) -> dict[str, int]:
+def _footer(segment: bytes) -> dict[str, Any]:
     _, num_bytes, _ = _TRAILER.unpack(segment[-_TRAILER.size :])
     return json.loads(segment[-_TRAILER.size - num_bytes : -_TRAILER.size])  # type: ignore[no-any-return]

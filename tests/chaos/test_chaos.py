@@ -48,11 +48,11 @@ def test_without_a_rule_the_verifier_finds_something() -> None:
     assert not blind, f"nobody noticed what was missing: {blind}"
 
 
-# Rule removed: the faults that show it, and what the verifier must find.
+# Rule removed: the faults that show it, what the verifier must find, and seconds that an answer takes.
 TWINS = {
-    "bitmap": ("duplicate|kill -9 inference", {"doubled", "counts", "open"}),
-    "commit-after-completion": ("kill -9 inference", {"open", "lost"}),
-    "create-only": ("collector", {"changed"}),
+    "bitmap": ("duplicate|kill -9 inference", {"doubled", "counts", "open"}, "0.05"),
+    "commit-after-completion": ("kill -9 inference", {"open", "lost"}, "2"),
+    "create-only": ("collector", {"changed"}, "0.05"),
 }
 
 
@@ -65,4 +65,5 @@ def sabotaged(rule: str) -> Result:
         wrapper="tests.chaos.sabotaged",
         calm_timeout_s=40.0,
         TEST_SABOTAGE=rule,
+        HEADRACE_INFERENCE__ECHO__LATENCY_S=TWINS[rule][2],
     )
