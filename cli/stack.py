@@ -45,6 +45,7 @@ def service_specs(
 
 def _ingest(options: UpOptions, common: Mapping[str, str], python: str, *, memory: bool) -> ChildSpec:
     env = dict(common) | {"HEADRACE_INGEST__HOST": HOST, "HEADRACE_INGEST__PORT": str(options.port)}
+    env.setdefault("HEADRACE_INGEST__INSTANCE_ID", "ingest-0")
     env.setdefault("HEADRACE_INGEST__VIEW_PATH", str(options.data / "view.sqlite"))
     if memory:
         env["HEADRACE_INGEST__OUTSTANDING_LINES_PER_BATCH"] = _MEMORY_OUTSTANDING_LINES

@@ -60,8 +60,7 @@ class IngestProcess:
             view = ReadModel(path, self._topics, log_id)
             stack.callback(view.close)
             feed = ViewFeed(LogReader(kafka), view, self._topics)
-            ownership = Ownership(kafka, self._topics)
-            await ownership.open()
+            ownership = Ownership(kafka, self._topics, s.ingest.instance_id or None)
             stack.push_async_callback(ownership.close)
             dispatcher = Dispatcher(
                 settings=s.ingest,
@@ -93,10 +92,10 @@ class IngestProcess:
                 )
 
             async with serve_health(s.health, not_ready):
-                await self._serve(feed, dispatcher, create_app(apis, not_ready))
+                await self._serve(feed, ownership, dispatcher, create_app(apis, not_ready))
         return 0
 
-    async def _serve(self, feed: ViewFeed, dispatcher: Dispatcher, app: object) -> None:
+    async def _serve(self, feed: ViewFeed, ownership: Ownership, dispatcher: Dispatcher, app: object) -> None:
         block = self._settings.ingest
         config = uvicorn.Config(
             app,  # type: ignore[arg-type]
@@ -108,9 +107,12 @@ class IngestProcess:
         )
         async with asyncio.TaskGroup() as group:
             follow = group.create_task(feed.run(), name="view")
+            # Joining may wait for the session of a process that died; the API does not.
+            join = group.create_task(ownership.open(), name="ownership")
             # Nobody is told that a batch does not exist before the whole log was looked at.
             if not await self._caught_up_before_stop(feed):
                 follow.cancel()
+                join.cancel()
                 return
             server, http = await start_server(config)
             dispatch = group.create_task(dispatcher.run(self._stop), name="dispatcher")
@@ -120,6 +122,7 @@ class IngestProcess:
             await asyncio.wait({dispatch}, timeout=self._settings.drain_timeout_s)
             dispatch.cancel()
             follow.cancel()
+            join.cancel()
 
     async def _caught_up_before_stop(self, feed: ViewFeed) -> bool:
         caught_up, stopped = (

@@ -19,8 +19,9 @@ FETCH_BYTES = 1024
 class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
     """The set of partitions that the group gave to this process."""
 
-    def __init__(self, settings: KafkaSettings, topics: Topics) -> None:
+    def __init__(self, settings: KafkaSettings, topics: Topics, instance_id: str | None) -> None:
         self._settings = settings
+        self._instance_id = instance_id
         self._topic = topics.batches
         self._consumer: AIOKafkaConsumer | None = None
         self._partitions: frozenset[int] = frozenset()
@@ -30,10 +31,12 @@ class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
         """Join the group; raises UnavailableError."""
         options = consumer_options(self._settings) | {"max_partition_fetch_bytes": FETCH_BYTES}
         group = f"{self._settings.topic_prefix}{GROUP}"
-        consumer = AIOKafkaConsumer(**options, group_id=group, auto_offset_reset="latest")
+        consumer = AIOKafkaConsumer(
+            **options, group_id=group, group_instance_id=self._instance_id, auto_offset_reset="latest"
+        )
         consumer.subscribe([self._topic.name], listener=self)
+        self._consumer = consumer  # before it starts, so that a start that is cancelled is cleaned up too
         await start_client(consumer, self._settings)
-        self._consumer = consumer
 
     async def close(self) -> None:
         """Leave the group."""

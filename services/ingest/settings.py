@@ -29,6 +29,9 @@ class IngestBlock(Block):
     validate_concurrency: int = Field(default=2, ge=1)
     cursor_interval_s: Seconds = 1.0
     batch_file_expires_after_s: int = Field(default=30 * 24 * 3600, ge=3600)
+    # A stable name makes a restart cheap: the group does not wait for the session of the one that died. Two live
+    # processes must not share one. Empty = none.
+    instance_id: str = ""
     worker_silence_s: Seconds = 10.0
 
 

@@ -143,6 +143,7 @@ def _start_services(env: Environment, service_module: str, overrides: dict[str, 
         own = {
             "HEADRACE_INGEST__PORT": str(env.api_ports[-1]),
             "HEADRACE_INGEST__COMPLETION_WINDOW_S": window,
+            "HEADRACE_INGEST__INSTANCE_ID": f"ingest-{number}",
             "HEADRACE_INGEST__VIEW_PATH": str(env.folder / f"view-{number}.sqlite"),
         }
         _add_service(env, "ingest", number, common | own, service_module)

@@ -96,7 +96,11 @@ class SegmentWatch:
 def _check_chain(chain: list[tuple[str, bytes]]) -> list[Finding]:
     found: list[Finding] = []
     for (key, content), (next_key, next_content) in itertools.pairwise(chain):
-        footer, following = _footer(content), _footer(next_content)
+        try:
+            footer, following = _footer(content), _footer(next_content)
+        except (ValueError, struct.error):
+            found.append(Finding("changed", key, "it or the next one is no segment"))
+            continue
         if footer["next_offset"] != following["first_offset"]:
             found.append(Finding("changed", next_key, f"starts elsewhere than {key} ends"))
         elif following["previous_sha256"] != hashlib.sha256(content).hexdigest():
