@@ -91,6 +91,22 @@ async def test_large_object_from_a_file(store: ObjectStore) -> None:
     assert await store.size("big") == len(content)
 
 
+async def test_objects_are_joined_in_order_and_create_only(store: ObjectStore) -> None:
+    parts = [secrets.token_bytes(size) for size in (CHUNK_BYTES + 3, 0, 1, 2 * CHUNK_BYTES)]
+    for number, part in enumerate(parts):
+        await store.create(f"part/{number}", part)
+    keys = [f"part/{number}" for number in range(len(parts))]
+
+    await store.concatenate("joined", keys)
+
+    assert await read_all(store, "joined") == b"".join(parts)
+    with pytest.raises(ObjectExists):
+        await store.concatenate("joined", keys[:1])
+    with pytest.raises(ObjectNotFound):
+        await store.concatenate("other", ["part/0", "part/missing"])
+    assert await store.size("other") is None
+
+
 async def test_empty_object(store: ObjectStore) -> None:
     await store.create("empty", b"")
 
