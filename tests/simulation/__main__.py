@@ -20,8 +20,9 @@ import shared.topics
 shared.topics.SHARD_LINES = 8
 
 from tests.simulation.clock import Deadlock, run_virtually  # noqa: E402
+from tests.simulation.invariants import Broken  # noqa: E402
 from tests.simulation.rules import RULES, fast_polls, without  # noqa: E402
-from tests.simulation.world import Broken, World  # noqa: E402
+from tests.simulation.world import World  # noqa: E402
 
 SHOWN_MAX = 5
 

@@ -9,7 +9,7 @@ from services.collector import audit, auditor, closing, collector, ledger
 from services.inference import offset_tracker, partition_note, worker
 from services.ingest import dispatcher
 from shared import kafka
-from tests.simulation import machine
+from tests.simulation import object_store
 
 
 def fast_polls() -> None:
@@ -48,7 +48,7 @@ def _plain_put() -> None:
             self.overwritten.append(key)
         self.objects[key] = data
 
-    machine.Store.create = overwrite  # type: ignore[method-assign]
+    object_store.Store.create = overwrite  # type: ignore[method-assign]
 
 
 def _no_audit() -> None:

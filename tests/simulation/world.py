@@ -8,7 +8,6 @@ import asyncio
 import json
 import random
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,185 +22,36 @@ from services.collector.recovery import Recovery
 from services.collector.segment_chain import SegmentChain
 from services.collector.settings import CollectorBlock
 from services.inference.assigned_log import AssignedLog, EndlessRebalance
-from services.inference.engine import Answer, EngineRequest, EngineResult
 from services.inference.engine_room import EngineRoom
 from services.inference.worker import Worker, WorkerIdentity
 from services.ingest.dispatcher import Dispatcher
 from services.ingest.settings import IngestBlock
-from shared import identifiers
-from shared.batch_state import BatchView, apply_facet
 from shared.errors import HeadraceError
 from shared.kafka import Publisher
 from shared.lifecycle import Stop
 from shared.messages import (
     BatchCancelRequested,
-    BatchClosed,
     BatchCreated,
     Facet,
-    ShardProgressed,
-    ShardRedriven,
-    decode_facet,
     encode,
-    read_completion_headers,
-    read_request_headers,
 )
 from shared.object_store import cancel_key, file_key, manifest_key
-from shared.settings import KafkaSettings, TelemetrySettings
+from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry
-from shared.topics import SHARD_LINES, Topics, facet_key, num_shards, partition_of
+from shared.topics import facet_key
 from tests.simulation.clock import EPOCH_S
-from tests.simulation.machine import (
-    Faults,
-    Group,
-    GroupConsumer,
-    GroupOffsets,
-    Killed,
-    Log,
-    Process,
-    Producer,
-    Reader,
-    Record,
-    Store,
-)
+from tests.simulation.group_consumer import GroupConsumer
+from tests.simulation.invariants import KAFKA, TOPICS, Broken, Invariants
+from tests.simulation.log import Group, GroupOffsets, Log, Producer, Reader
+from tests.simulation.object_store import Store
+from tests.simulation.plan import make_plan
+from tests.simulation.process import Faults, Killed, Process
+from tests.simulation.stand_ins import MODEL, Follow, Owner, SimulatedEngine
 
-MODEL = "m"
-KAFKA = KafkaSettings(batches_partitions=1, request_partitions=3, completions_partitions=2)
-TOPICS = Topics(KAFKA)
 TELEMETRY = Telemetry("simulation", TelemetrySettings())
 CALM_AFTER_S = 40.0
 SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 CLOSED_WITHIN_S = 900.0
-
-
-class Broken(AssertionError):
-    """An invariant does not hold."""
-
-
-@dataclass
-class Plan:
-    """What a seed asks for."""
-
-    sizes: list[int]
-    num_workers: int
-    cancels: dict[int, float]
-    expiries: dict[int, float]
-    commit_jump_at: float | None
-    disaster_at: float | None
-    clock_jump_at: float | None
-    poison: tuple[int, int] | None
-    fault_rate: float
-    num_faults: int
-    has_rival: bool
-    collects_garbage: bool
-
-
-def make_plan(rng: random.Random) -> Plan:
-    """Most runs have a few faults of the usual kinds; some have one of the rare ones."""
-    sizes = [rng.choice([1, 1, 2, 2, 3, 5, 9, 17]) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
-    batches = range(len(sizes))
-    return Plan(
-        sizes=sizes,
-        num_workers=rng.choice([1, 1, 2]),
-        cancels={n: rng.random() * 12 for n in batches if rng.random() < 0.15},
-        expiries={n: rng.random() * 12 for n in batches if rng.random() < 0.15},
-        commit_jump_at=rng.random() * 10 if rng.random() < 0.1 else None,
-        disaster_at=2 + rng.random() * 10 if rng.random() < 0.08 else None,
-        clock_jump_at=rng.random() * 20 if rng.random() < 0.1 else None,
-        poison=(rng.randrange(len(sizes)), 0) if rng.random() < 0.05 else None,
-        fault_rate=rng.choice([0.0, 0.02, 0.05, 0.1]),
-        num_faults=rng.randint(0, 12),
-        has_rival=rng.random() < 0.25,
-        collects_garbage=rng.random() < 0.3,
-    )
-
-
-@dataclass
-class Follow:
-    """What ViewFeed and ReadModel show to the dispatcher, folded from the simulated log."""
-
-    world: "World"
-    process: Process
-    caught_up: bool = True
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    position: int = 0
-    views: dict[str, BatchView] = field(default_factory=dict)
-    early: dict[str, list[tuple[str, Facet]]] = field(default_factory=dict)
-
-    def open_batches(self) -> list[BatchView]:
-        """As ReadModel."""
-        for record in self.world.log.read(BATCHES, self.position, 10_000):
-            self.position = record.offset + 1
-            batch_id, _, name = (record.key or b"").decode().partition("/")
-            facet = decode_facet(record.value or b"")
-            view = apply_facet(self.views.get(batch_id), name, facet)
-            if view is None:
-                self.early.setdefault(batch_id, []).append((name, facet))
-                continue
-            for early_name, early in self.early.pop(batch_id, []):
-                view = apply_facet(view, early_name, early) or view
-            self.views[batch_id] = view
-        return [view for view in self.views.values() if not view.is_terminal]
-
-    def models_alive(self, *_: Any) -> set[str]:
-        """As ReadModel."""
-        return {MODEL}
-
-    async def wait_for(self, _written: Any) -> None:
-        """As ViewFeed: the log is read before every look."""
-        await self.process.operate(lambda: None)
-
-
-BATCHES = TopicPartition(TOPICS.batches.name, 0)
-
-
-class Owner:
-    """The port of Ownership: now and then two own the same."""
-
-    def __init__(self, world: "World", process: Process) -> None:
-        self._world, self._process = world, process
-
-    def owns(self, _batch_id: str) -> bool:
-        """Whether this process may dispatch."""
-        return self._world.owner is self._process or self._world.rng.random() < 0.02
-
-
-class SimulatedEngine:
-    """Answers with the line's own text after a moment; a poison ends the process."""
-
-    name = "simulated"
-    endpoints: tuple[str, ...] = ("/v1/completions",)
-    num_slots = 4
-
-    def __init__(self, world: "World", process: Process) -> None:
-        self._world, self._process = world, process
-
-    async def answer(self, request: EngineRequest) -> EngineResult:
-        self._world.num_inferences += 1
-        await asyncio.sleep(self._world.rng.choice([0.0, 0.1, 0.1, 2.0]))
-        if self._process.is_dead:
-            raise Killed
-        if b"POISON" in request.body:
-            self._process.kill()
-            raise Killed
-        text = json.loads(request.body)["prompt"]
-        status = 400 if text.endswith("7") else 200
-        body = {"text": text, "n": self._world.num_inferences, "usage": {"prompt_tokens": 1, "completion_tokens": 2}}
-        return Answer(status, json.dumps(body).encode())
-
-    async def cancel(self, _request: EngineRequest) -> None:
-        pass
-
-    async def probe(self) -> None:
-        pass
-
-    def failure(self) -> str | None:
-        return None
-
-    async def start(self) -> None:
-        pass
-
-    async def close(self, _timeout_s: float) -> None:
-        pass
 
 
 class World:
@@ -214,6 +64,7 @@ class World:
         if self.plan.collects_garbage and self.plan.has_rival:
             self.faults.freeze_share = 1.0  # zombies among removed segments
         self.store = Store()
+        self.invariants = Invariants(self)
         self.log = self._new_log("log-0")
         self.old_logs: list[Log] = []
         self.processes: dict[str, Process] = {}
@@ -241,7 +92,7 @@ class World:
                 process.kill()
             for task in [*keepers, *rare]:
                 task.cancel()
-        self.check()
+        self.invariants.check()
 
     def _names(self) -> list[str]:
         workers = [f"worker-{n}" for n in range(self.plan.num_workers)]
@@ -250,7 +101,7 @@ class World:
 
     def _new_log(self, log_id: str) -> Log:
         log = Log(TOPICS, (MODEL,), log_id)
-        log.on_commit, log.on_append = self._check_commit, self._note_completion
+        log.on_commit, log.on_append = self.invariants.check_commit, self.invariants.note_completion
         self.done: set[tuple[str, int]] = set()
         self.checked: Counter[TopicPartition] = Counter()
         return log
@@ -466,11 +317,11 @@ class World:
     async def _until_closed(self) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CLOSED_WITHIN_S
-        while not set(self.batch_ids) <= set(self._closed()):
+        while not set(self.batch_ids) <= set(self.invariants.closed()):
             if self.problems:
                 raise Broken(self.problems[0])
             if loop.time() > deadline:
-                missing = set(self.batch_ids) - set(self._closed())
+                missing = set(self.batch_ids) - set(self.invariants.closed())
                 raise Broken(f"V6: {sorted(missing)} did not close in {CLOSED_WITHIN_S:.0f} s after the last fault")
             await self.log.wait(5.0, (TOPICS.batches.name,))
 
@@ -478,148 +329,10 @@ class World:
         """For 40 s, or until nothing is left to happen and a while has passed for late copies to do harm."""
         loop = asyncio.get_running_loop()
         while loop.time() < CALM_AFTER_S:
-            if all(task.done() for task in rare) and set(self.batch_ids) <= set(self._closed()):
+            if all(task.done() for task in rare) and set(self.batch_ids) <= set(self.invariants.closed()):
                 await asyncio.sleep(5.0)
                 return
             await asyncio.sleep(3.0)
-
-    # What follows looks at the log and the store only.
-
-    def _facets(self, log: Log) -> list[tuple[str, str, Facet]]:
-        found = []
-        for record in log.records[BATCHES]:
-            batch_id, _, name = (record.key or b"").decode().partition("/")
-            found.append((batch_id, name, decode_facet(record.value or b"")))
-        return found
-
-    def _closed(self) -> dict[str, BatchClosed]:
-        return {batch: facet for batch, _, facet in self._facets(self.log) if isinstance(facet, BatchClosed)}
-
-    def _check_commit(self, tp: TopicPartition, offset: int) -> None:
-        """V4 and V7: nothing is committed over that has no completion."""
-        if self.jumped:
-            return
-        for record in self.log.records[tp][self.checked[tp] : offset]:
-            headers = read_request_headers(record.headers)
-            if (headers.batch_id, headers.line) not in self.done:
-                self.problems.append(f"V4: {tp} committed to {offset}, {record.offset} has no completion")
-        self.checked[tp] = max(self.checked[tp], offset)
-
-    def _note_completion(self, record: Record) -> None:
-        if record.topic == TOPICS.completions.name:
-            headers = read_completion_headers(record.headers)
-            if headers.kind == "line":
-                self.done.add((headers.batch_id, headers.line))
-
-    def check(self) -> None:
-        """All invariants; raises Broken with the first that does not hold."""
-        if self.problems:
-            raise Broken(self.problems[0])
-        closed = self._closed()
-        for number, batch_id in enumerate(self.batch_ids):
-            self._check_batch(number, batch_id, closed[batch_id])
-        self._check_progress()
-        if not self.jumped and self._num_redriven():
-            raise Broken(f"V8: {self._num_redriven()} lines were sent again although none was lost")
-
-    def _num_redriven(self) -> int:
-        logs = [*self.old_logs, self.log]
-        return sum(f.num_lines for log in logs for _, _, f in self._facets(log) if isinstance(f, ShardRedriven))
-
-    def _check_progress(self) -> None:
-        """V2: what a reader folds never goes down and never exceeds the batch."""
-        for log in [*self.old_logs, self.log]:
-            for batch_id, _, facet in self._facets(log):
-                size = self.plan.sizes[self.batch_ids.index(batch_id)]
-                if isinstance(facet, ShardProgressed) and facet.completed + facet.failed > size:
-                    raise Broken(f"V2: progress of {batch_id} exceeds its {size} lines")
-
-    def _check_batch(self, number: int, batch_id: str, closed: BatchClosed) -> None:
-        size = self.plan.sizes[number]
-        output, errors = (self._result(batch_id, kind) for kind in ("output", "error"))
-        if closed.total == 0:
-            if output or errors or closed.status == "completed":
-                raise Broken(f"V1: {batch_id} ended before it was validated and has lines")
-            return
-        ids = Counter(json.loads(line)["custom_id"] for line in output + errors)
-        if ids != Counter(f"c{line}" for line in range(size)):
-            raise Broken(f"V1: {batch_id} has {dict(ids)}, expected each of {size} lines once")
-        for lines in (output, errors):
-            numbers = [int(json.loads(line)["custom_id"][1:]) for line in lines]
-            if numbers != sorted(numbers):
-                raise Broken(f"V1: {batch_id} is not in input order")
-        if (closed.completed, closed.failed + closed.not_run) != (len(output), len(errors)):
-            raise Broken(f"V2: {batch_id} has {len(output)} and {len(errors)} lines, its record says {closed}")
-        self._check_content(number, batch_id, closed, output, errors)
-
-    def _check_content(
-        self, number: int, batch_id: str, closed: BatchClosed, output: list[bytes], errors: list[bytes]
-    ) -> None:
-        """V5 and crossed answers: the first completion of each line before the end of its shard is in the files."""
-        expected: dict[int, bytes] = {}
-        statuses, usage = set(), 0
-        for shard in range(num_shards(closed.total)):
-            lines, how = self._fold_shard(batch_id, shard, closed.total)
-            expected |= {line: record.value or b"" for line, record in lines.items()}
-            usage += sum(read_completion_headers(record.headers).usage.output_tokens for record in lines.values())
-            statuses.add(how)
-        found = {
-            int(json.loads(line)["custom_id"][1:]): line
-            for line in output + errors
-            if b"batch_cancelled" not in line and b"batch_expired" not in line
-        }
-        expected = {
-            n: line for n, line in expected.items() if b"batch_cancelled" not in line and b"batch_expired" not in line
-        }
-        if found != expected:
-            wrong = {n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n)}
-            raise Broken(f"V5: {batch_id} lines {sorted(wrong)} are not what the log says")
-        if closed.usage.output_tokens != usage:
-            raise Broken(f"V2: {batch_id} reports {closed.usage.output_tokens} tokens, its lines have {usage}")
-        how_ended = next((how for how in ("cancelled", "expired") if how in statuses), "completed")
-        if closed.status != how_ended:
-            raise Broken(f"V5: {batch_id} is {closed.status}, the log says {how_ended}")
-        for line in output:
-            entry = json.loads(line)
-            if entry["response"]["body"]["text"] != f"text {number} {entry['custom_id'][1:]}":
-                raise Broken(f"crossed answer: {line!r}")
-
-    def _fold_shard(self, batch_id: str, shard: int, total: int) -> tuple[dict[int, Record], str]:
-        """First completion of each line up to the shard's end, over all logs, oldest first."""
-        lines: dict[int, Record] = {}
-        key = f"{batch_id}#{shard}".encode()
-        tp = TopicPartition(TOPICS.completions.name, partition_of(key, TOPICS.completions.partitions))
-        # A line that was answered in a lost log counts only if a segment kept it, and then it was published again.
-        for record in self.log.records[tp]:
-            headers = read_completion_headers(record.headers)
-            if headers.shard_id != (batch_id, shard):
-                continue
-            if headers.kind != "line":
-                return lines, {"cancel": "cancelled", "deadline": "expired"}[headers.kind]
-            lines.setdefault(headers.line, record)
-            if len(lines) == min(SHARD_LINES, total - shard * SHARD_LINES):
-                return lines, "completed"
-        if self.old_logs and self._final_before_disaster(batch_id):
-            return self._fold_old_shard(batch_id, shard, total)
-        raise Broken(f"{batch_id}#{shard} is closed, but nothing in the log closes it")
-
-    def _final_before_disaster(self, batch_id: str) -> bool:
-        return not any(
-            read_completion_headers(record.headers).batch_id == batch_id
-            for n in range(TOPICS.completions.partitions)
-            for record in self.log.records[TopicPartition(TOPICS.completions.name, n)]
-        )
-
-    def _fold_old_shard(self, batch_id: str, shard: int, total: int) -> tuple[dict[int, Record], str]:
-        logs, self.log = (self.log, self.old_logs), self.old_logs[-1]
-        self.old_logs = []
-        try:
-            return self._fold_shard(batch_id, shard, total)
-        finally:
-            self.log, self.old_logs = logs
-
-    def _result(self, batch_id: str, kind: str) -> list[bytes]:
-        return self.store.objects.get(file_key(identifiers.result_file_id(batch_id, kind)), b"").splitlines(True)
 
 
 def _unexpected(error: BaseException) -> BaseException | None:
