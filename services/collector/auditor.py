@@ -126,9 +126,6 @@ class Auditor:
         reader: LogReader,
         folded_to: Callable[[], int],
     ) -> None:
-        missing = suspect.missing(ledger)
-        if not missing:
-            return  # the rest is not dispatched yet
         decision = verdict(
             requests=requests_of(suspect.dispatch, suspect.redriven),
             committed=committed,
@@ -142,9 +139,9 @@ class Auditor:
                 self._ends[suspect.proof_id] = (await reader.end_offsets())[self._tp]
             case Redrive() | GiveUp() if await self._store.size(final_key(suspect.shard_id[0])) is not None:
                 pass  # it ended, its segments were collected, and its end has not reached this view yet
-            case Redrive(attempt=attempt):
+            case Redrive(attempt=attempt) if missing := suspect.missing(ledger):
                 await self._redrive(suspect, missing, attempt)
-            case GiveUp():
+            case GiveUp() if missing := suspect.missing(ledger):
                 await self._give_up(suspect, missing)
 
     async def _redrive(self, suspect: Suspect, missing: list[int], attempt: int) -> None:

@@ -15,6 +15,7 @@ from services.ingest.api.paging import page, parse_limit
 from services.ingest.log_writer import LogWriter
 from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
+from services.ingest.stored_batches import stored_batch
 from shared import identifiers
 from shared.batch_state import BatchView, batch_object, may_cancel
 from shared.errors import ObjectExists
@@ -84,7 +85,7 @@ class BatchesApi:
 
     async def retrieve(self, batch_id: str) -> dict[str, Any]:
         """A batch as it is now."""
-        return batch_object(self._find(batch_id))
+        return batch_object(await self._find(batch_id))
 
     async def list(self, request: Request) -> dict[str, Any]:
         """Batches, newest first."""
@@ -97,7 +98,7 @@ class BatchesApi:
 
     async def cancel(self, batch_id: str) -> dict[str, Any]:
         """Wish for an end; the dispatcher turns the wish into the record that decides."""
-        view = self._find(batch_id)
+        view = await self._find(batch_id)
         if not may_cancel(view.status):
             raise ApiError(409, f"Cannot cancel a batch with status '{view.status}'.")
         if view.cancel is None and not view.is_terminal:
@@ -105,10 +106,10 @@ class BatchesApi:
             with contextlib.suppress(ObjectExists):  # an earlier call did not get as far as the log
                 await self._store.create(cancel_key(batch_id), encode(wish))
             await self._log_writer.write_facet(batch_id, "cancel", wish)
-        return batch_object(self._find(batch_id))
+        return batch_object(await self._find(batch_id))
 
-    def _find(self, batch_id: str) -> BatchView:
-        view = self._view.batch(batch_id)
+    async def _find(self, batch_id: str) -> BatchView:
+        view = self._view.batch(batch_id) or await stored_batch(self._store, batch_id)
         if view is None:
             raise ApiError(404, f"No batch found with id '{batch_id}'.")
         return view

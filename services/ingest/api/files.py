@@ -15,6 +15,7 @@ from services.ingest.api.upload_form import read_upload
 from services.ingest.log_writer import LogWriter
 from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
+from services.ingest.stored_batches import stored_file
 from shared import identifiers
 from shared.errors import ObjectNotFound
 from shared.messages import StoredFile, encode
@@ -104,11 +105,11 @@ class FilesApi:
 
     async def retrieve(self, file_id: str) -> dict[str, Any]:
         """A file's object."""
-        return file_object(self._find(file_id))
+        return file_object(await self._find(file_id))
 
     async def delete(self, file_id: str) -> dict[str, Any]:
         """Forget a file. The bytes of an input stay while an open batch still reads them."""
-        file = self._find(file_id)
+        file = await self._find(file_id)
         await self._store.delete(file_object_key(file_id))
         await self._log_writer.forget_file(file_id)
         if not any(view.created.input_file_id == file_id for view in self._view.open_batches()):
@@ -117,7 +118,7 @@ class FilesApi:
 
     async def content(self, file_id: str) -> StreamingResponse:
         """A file's bytes."""
-        file = self._find(file_id)
+        file = await self._find(file_id)
         chunks = self._store.stream(file.object_key)
         try:
             first = await anext(chunks, b"")
@@ -126,8 +127,8 @@ class FilesApi:
         headers = {"content-disposition": _disposition(file.filename), "content-length": str(file.bytes)}
         return StreamingResponse(_chain(first, chunks), media_type="application/octet-stream", headers=headers)
 
-    def _find(self, file_id: str) -> StoredFile:
-        file = self._view.file(file_id)
+    async def _find(self, file_id: str) -> StoredFile:
+        file = self._view.file(file_id) or await stored_file(self._store, file_id)
         if file is None:
             raise ApiError(404, f"No such File object: {file_id}", param="id")
         return file
