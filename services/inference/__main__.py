@@ -13,9 +13,10 @@ import structlog
 from services.inference.assigned_log import AssignedLog, make_group_consumer
 from services.inference.engine import WINDOW_PER_SLOT, Engine
 from services.inference.engine_room import EngineRoom
+from services.inference.heartbeat import WorkerIdentity
 from services.inference.kafka_thread import KafkaThread
 from services.inference.settings import InferenceSettings, WorkerSettings
-from services.inference.worker import Worker, WorkerIdentity
+from services.inference.worker import Worker
 from shared.errors import SetupError
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health

@@ -7,7 +7,6 @@ completion mark the offset done. Runs on the Kafka thread's loop.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -18,6 +17,7 @@ from opentelemetry.trace import Span, SpanKind
 from services.inference.assigned_log import AssignedLog
 from services.inference.completion import completion_headers_for, unanswered
 from services.inference.engine_room import Done, EngineRoom, Job
+from services.inference.heartbeat import WorkerIdentity, heartbeat
 from services.inference.micro_batch import order_by_prefix, records_to_fetch
 from services.inference.partition_note import group_size
 from shared import identifiers
@@ -29,9 +29,7 @@ from shared.messages import (
     CancelHint,
     RequestHeaders,
     UnreadableRecord,
-    WorkerHeartbeat,
     completion_headers,
-    encode,
     read_request_headers,
 )
 from shared.openai_batch import decode_request_line
@@ -50,17 +48,6 @@ PROBE_INTERVAL_S = 5.0
 SUSPECTS_TIMEOUT_S = 30.0
 KILLED_CODE = "worker_killed"
 KILLED_MESSAGE = "This request ended the worker's process each time it ran, at last when it ran alone."
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerIdentity:
-    """Who this worker is, as its heartbeats say."""
-
-    worker_id: str
-    model: str
-    engine: str
-    endpoints: tuple[str, ...]
-    started_at: int
 
 
 class Worker:
@@ -260,22 +247,11 @@ class Worker:
     async def _send_heartbeats(self, interval_s: float) -> None:
         while True:
             state = "ready" if self._assigned.joined else "joining"
-            await self._publisher.send(self._heartbeat(state))
+            await self._publisher.send(self._beat(state))
             await asyncio.sleep(interval_s if self._assigned.joined else interval_s / 10)
 
-    def _heartbeat(self, state: str) -> OutgoingRecord:
-        who = self._identity
-        beat = WorkerHeartbeat(
-            worker_id=who.worker_id,
-            models=(who.model,),
-            endpoints=who.endpoints,
-            engine=who.engine,
-            state=state,
-            in_flight=self._num_in_flight,
-            started_at=who.started_at,
-            sent_at_ms=int(time.time() * 1000),
-        )
-        return OutgoingRecord(self._topics.workers.name, encode(beat), 0, who.worker_id.encode())
+    def _beat(self, state: str) -> OutgoingRecord:
+        return heartbeat(self._topics, self._identity, state, self._num_in_flight, int(time.time() * 1000))
 
     async def _listen_to_engine(self, silence_s: float) -> None:
         """Notice an engine, or a loop that it blocks, that gives no sign of life."""
@@ -305,4 +281,4 @@ class Worker:
         log.info("drained", num_left=self._num_in_flight)
 
     async def _say_goodbye(self) -> None:
-        await self._publisher.send(self._heartbeat("stopped"))
+        await self._publisher.send(self._beat("stopped"))

@@ -39,6 +39,7 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         "wrong_counts": sum(r.count("counts") for r in results),
         "misplaced_ends": sum(r.count("cancel") for r in results),
         "still_open": sum(r.count("open") for r in results),
+        "not_exercised": sorted({reason for r in results for reason in r.not_exercised}),
         "redriven": sum(r.redriven for r in results),
         "inference_twice_percent": round(100 * sum(r.repeated for r in results) / max(1, lines), 2),
         "longest_stall_s": round(max((r.longest_stall_s for r in results), default=0.0), 1),
@@ -62,6 +63,7 @@ def table(figures: dict[str, Any]) -> str:
         text.append(f"{kind:26} {times:6} {found['p50']:>13} {found['p95']:>6} {found['p99']:>6}")
     found = figures["recovery_s"]["all"]
     text.append(f"{'all':26} {figures['faults']:6} {found['p50']:>13} {found['p95']:>6} {found['p99']:>6}")
+    text += [f"not exercised: {reason}" for reason in figures["not_exercised"]]
     return "\n".join(text)
 
 

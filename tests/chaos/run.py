@@ -34,6 +34,7 @@ class Result:
     redriven: int
     recovery_s: dict[str, list[float]] = field(default_factory=dict)
     longest_stall_s: float = 0.0
+    not_exercised: list[str] = field(default_factory=list)
 
     def count(self, *kinds: str) -> int:
         """Findings of these kinds."""
@@ -142,6 +143,8 @@ def _figures(env: Environment, sent: list[Sent], injector: Injector, findings: l
         index = bisect.bisect_right(told_ms, struck_at * 1000)
         if index < len(told_ms):
             result.recovery_s.setdefault(kind, []).append(told_ms[index] / 1000 - struck_at)
+    if env.tier == "real" and not env.disks:
+        result.not_exercised.append("full disks: no small disk can be mounted here")
     gaps = [(b - a) / 1000 for a, b in zip(figures.times_ms, figures.times_ms[1:], strict=False)]
     result.longest_stall_s = max(gaps, default=0.0)
     return result

@@ -23,7 +23,8 @@ from services.collector.segment_chain import SegmentChain
 from services.collector.settings import CollectorBlock
 from services.inference.assigned_log import AssignedLog, EndlessRebalance
 from services.inference.engine_room import EngineRoom
-from services.inference.worker import Worker, WorkerIdentity
+from services.inference.heartbeat import WorkerIdentity
+from services.inference.worker import Worker
 from services.ingest.dispatcher import Dispatcher
 from services.ingest.settings import IngestBlock
 from shared.errors import HeadraceError

@@ -1,0 +1,33 @@
+"""What does a worker say of itself? Its identity and state as a record on `workers`."""
+
+from dataclasses import dataclass
+
+from shared.kafka import OutgoingRecord
+from shared.messages import WorkerHeartbeat, encode
+from shared.topics import Topics
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerIdentity:
+    """Who this worker is, as its heartbeats say."""
+
+    worker_id: str
+    model: str
+    engine: str
+    endpoints: tuple[str, ...]
+    started_at: int
+
+
+def heartbeat(topics: Topics, who: WorkerIdentity, state: str, num_in_flight: int, now_ms: int) -> OutgoingRecord:
+    """The record for `joining`, `ready` or `stopped`."""
+    beat = WorkerHeartbeat(
+        worker_id=who.worker_id,
+        models=(who.model,),
+        endpoints=who.endpoints,
+        engine=who.engine,
+        state=state,
+        in_flight=num_in_flight,
+        started_at=who.started_at,
+        sent_at_ms=now_ms,
+    )
+    return OutgoingRecord(topics.workers.name, encode(beat), 0, who.worker_id.encode())
