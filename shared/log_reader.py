@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
-from shared.errors import HeadraceError
+from shared.errors import HeadraceError, UnavailableError
 from shared.kafka import KAFKA_ERRORS, make_log_consumer, start_client, stop_client
 from shared.settings import KafkaSettings
 
@@ -80,8 +80,9 @@ class LogReader:
         return records
 
     async def end_offsets(self) -> dict[TopicPartition, int]:
-        """Where each partition ends now: one past its last record."""
-        assert self._consumer is not None
+        """Where each partition ends now: one past its last record; raises UnavailableError while it is reopened."""
+        if self._consumer is None:
+            raise UnavailableError("the log is being opened again")
         return dict(await self._consumer.end_offsets(list(self.positions)))
 
     async def beginning_offsets(self) -> dict[TopicPartition, int]:

@@ -75,9 +75,9 @@ class IngestProcess:
             )
             log_writer = LogWriter(self._topics, publisher, feed)
             apis = [
-                FilesApi(settings=s.ingest, view=view, store=store, log_writer=log_writer).router(),
+                FilesApi(settings=s.ingest, view=view, feed=feed, store=store, log_writer=log_writer).router(),
                 BatchesApi(
-                    settings=s.ingest, view=view, store=store, log_writer=log_writer, telemetry=telemetry
+                    settings=s.ingest, view=view, feed=feed, store=store, log_writer=log_writer, telemetry=telemetry
                 ).router(),
                 ModelsApi(models=s.models, view=view, worker_silence_s=s.ingest.worker_silence_s).router(),
             ]

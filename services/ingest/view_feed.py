@@ -8,6 +8,7 @@ from aiokafka.structs import RecordMetadata
 
 from services.ingest.read_model import ReadModel
 from shared.errors import UnavailableError
+from shared.kafka import KAFKA_ERRORS
 from shared.log_reader import LogReader
 from shared.topics import Topics
 
@@ -16,6 +17,7 @@ log = structlog.get_logger(__name__)
 POLL_TIMEOUT_MS = 1000
 POLL_RECORDS = 5_000
 WAIT_TIMEOUT_S = 30.0
+CATCH_UP_TIMEOUT_S = 10.0
 
 
 class ViewFeed:
@@ -66,6 +68,22 @@ class ViewFeed:
                     self._moved.notify_all()
         finally:
             await self._reader.close()
+
+    async def catch_up(self) -> None:
+        """Until the view covers what is in the log now, so that no reader sees less than another instance showed.
+
+        Raises UnavailableError when that takes longer than 10 s.
+        """
+        try:
+            async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
+                ends = await self._reader.end_offsets()
+                wanted = {tp: end for tp, end in ends.items() if tp.topic != self._topics.workers.name}
+                async with self._moved:
+                    await self._moved.wait_for(
+                        lambda: all(self._reader.positions.get(tp, 0) >= end for tp, end in wanted.items())
+                    )
+        except (TimeoutError, *KAFKA_ERRORS) as error:
+            raise UnavailableError(f"the log does not say where it ends: {error!r}") from error
 
     async def wait_for(self, written: RecordMetadata) -> None:
         """Until the view covers a record that was just acknowledged; raises UnavailableError after 30 s."""

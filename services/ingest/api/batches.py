@@ -13,9 +13,10 @@ from services.ingest.api.body import read_body
 from services.ingest.api.errors import ApiError
 from services.ingest.api.paging import page, parse_limit
 from services.ingest.log_writer import LogWriter
+from services.ingest.lookup import current_batch, current_file
 from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
-from services.ingest.stored_batches import stored_batch
+from services.ingest.view_feed import ViewFeed
 from shared import identifiers
 from shared.batch_state import BatchView, batch_object, may_cancel
 from shared.errors import ObjectExists
@@ -36,9 +37,11 @@ class BatchesApi:
         settings: IngestBlock,
         view: ReadModel,
         store: ObjectStore,
+        feed: ViewFeed,
         log_writer: LogWriter,
         telemetry: Telemetry,
     ) -> None:
+        self._feed = feed
         self._settings = settings
         self._view = view
         self._store = store
@@ -57,7 +60,7 @@ class BatchesApi:
     async def create(self, request: Request) -> dict[str, Any]:
         """Accept a batch: 200 only when the manifest object and the `created` facet are durable."""
         wanted = parse_batch_request(await read_body(request))
-        file = self._view.file(wanted.input_file_id)
+        file = await current_file(self._view, self._feed, self._store, wanted.input_file_id)
         if file is None:
             raise ApiError(400, f"Cannot find file {wanted.input_file_id}.", param="file_id", code="invalid_request")
         if file.purpose != "batch":
@@ -90,6 +93,7 @@ class BatchesApi:
     async def list(self, request: Request) -> dict[str, Any]:
         """Batches, newest first."""
         limit = parse_limit(request.query_params.get("limit"), default=LIST_DEFAULT, maximum=LIST_MAX)
+        await self._feed.catch_up()
         after = request.query_params.get("after")
         if after is not None and self._view.batch(after) is None:
             raise ApiError(404, f"No batch found with id '{after}'.", param="after")
@@ -109,7 +113,7 @@ class BatchesApi:
         return batch_object(await self._find(batch_id))
 
     async def _find(self, batch_id: str) -> BatchView:
-        view = self._view.batch(batch_id) or await stored_batch(self._store, batch_id)
+        view = await current_batch(self._view, self._feed, self._store, batch_id)
         if view is None:
             raise ApiError(404, f"No batch found with id '{batch_id}'.")
         return view

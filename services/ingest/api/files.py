@@ -13,9 +13,10 @@ from services.ingest.api.errors import ApiError
 from services.ingest.api.paging import page, parse_descending, parse_limit
 from services.ingest.api.upload_form import read_upload
 from services.ingest.log_writer import LogWriter
+from services.ingest.lookup import current_file
 from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
-from services.ingest.stored_batches import stored_file
+from services.ingest.view_feed import ViewFeed
 from shared import identifiers
 from shared.errors import ObjectNotFound
 from shared.messages import StoredFile, encode
@@ -49,8 +50,10 @@ class FilesApi:
         settings: IngestBlock,
         view: ReadModel,
         store: ObjectStore,
+        feed: ViewFeed,
         log_writer: LogWriter,
     ) -> None:
+        self._feed = feed
         self._settings = settings
         self._view = view
         self._store = store
@@ -95,6 +98,7 @@ class FilesApi:
         query = request.query_params
         limit = parse_limit(query.get("limit"), default=LIST_DEFAULT, maximum=LIST_MAX)
         descending = parse_descending(query.get("order"))
+        await self._feed.catch_up()
         after = query.get("after")
         if after is not None and self._view.file(after) is None:
             raise ApiError(404, f"No such File object: {after}", param="after")
@@ -128,7 +132,7 @@ class FilesApi:
         return StreamingResponse(_chain(first, chunks), media_type="application/octet-stream", headers=headers)
 
     async def _find(self, file_id: str) -> StoredFile:
-        file = self._view.file(file_id) or await stored_file(self._store, file_id)
+        file = await current_file(self._view, self._feed, self._store, file_id)
         if file is None:
             raise ApiError(404, f"No such File object: {file_id}", param="id")
         return file
