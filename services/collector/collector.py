@@ -125,7 +125,8 @@ class PartitionCollector:
             raise SetupError(
                 f"{self._tp.topic}[{self._tp.partition}] holds offsets {begin} to {end}, but the segments in the store "
                 f"end at {self._chain.next_offset}: this store belongs to another log, or the topic was made anew. "
-                "Use the log's own store, or another topic prefix"
+                "Use the log's own store or another topic prefix; if this log lost its end, give it a new "
+                "HEADRACE_KAFKA__LOG_ID and run 'headrace recover'"
             )
         for shard in list(self._ledger.shards.values()):
             if not self._closing.is_told(shard.batch_id):

@@ -42,6 +42,12 @@ def install_error_handlers(app: FastAPI) -> None:
         response.headers["retry-after"] = "1"
         return response
 
+    async def no_room(_: Request, error: Any) -> JSONResponse:
+        log.error("this machine lacks room", reason=str(error))
+        response = _answer(ApiError(503, f"The server has no room: {error.strerror}. Try again.", kind="server_error"))
+        response.headers["retry-after"] = "5"
+        return response
+
     async def crash(request: Request, error: Any) -> JSONResponse:
         log.error("request failed", path=request.url.path, exc_info=error)
         text = "The server had an error while processing your request."
@@ -51,4 +57,5 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(UnavailableError, unavailable)
+    app.add_exception_handler(OSError, no_room)  # a full disk, too many open files
     app.add_exception_handler(Exception, crash)

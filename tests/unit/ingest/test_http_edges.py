@@ -31,7 +31,11 @@ def application() -> FastAPI:
 
     async def fail(kind: str, number: int = 0) -> None:
         assert number == 0
-        raise {"unavailable": UnavailableError("kafka is away"), "crash": RuntimeError("secret detail")}[kind]
+        raise {
+            "unavailable": UnavailableError("kafka is away"),
+            "full": OSError(28, "No space left on device"),
+            "crash": RuntimeError("secret detail"),
+        }[kind]
 
     async def body(request: Request) -> int:
         return len(await read_body(request))
@@ -133,3 +137,11 @@ async def test_health_pages_answer_outside_the_version(client: httpx2.AsyncClien
     assert alive.json() == {"status": "ok"}
     assert ready.status_code == 503
     assert ready.json()["missing"] == {"workers/m": "none alive"}
+
+
+async def test_full_disk_is_told_and_worth_another_try(client: httpx2.AsyncClient) -> None:
+    answer = await client.get("/fail/full")
+
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "5"
+    assert "No space left" in answer.json()["error"]["message"]
