@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from cli.restarts import RestartPolicy
+from cli.restarts import GOOD_LIFE_S, RestartPolicy
 from shared.errors import HeadraceError
 from shared.lifecycle import SETUP_EXIT_CODE
 
@@ -176,8 +176,9 @@ class Supervisor:
         if code == SETUP_EXIT_CODE and not child.was_ready:
             raise GaveUp(f"{name}: {self.log_tail(name)}", is_setup=True)
         lived_s = now - child.began_at_s
+        was_ready = child.is_ready if child.spec.ready_url else lived_s >= GOOD_LIFE_S
         restart_at = (
-            child.policy.on_death(now, lived_s=lived_s, was_ready=child.is_ready) if child.spec.restartable else None
+            child.policy.on_death(now, lived_s=lived_s, was_ready=was_ready) if child.spec.restartable else None
         )
         if restart_at is None:
             raise GaveUp(f"{name} died {how} and is given up: {self.log_tail(name)} (log: {self._logs / name}.log)")
