@@ -31,6 +31,11 @@ def headrace(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+def segments_in(spool: Path) -> list[Path]:
+    """Segments, oldest first."""
+    return sorted(path for path in spool.rglob("*") if path.is_file())
+
+
 def wait_until(holds: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 20
     while not holds():
@@ -89,7 +94,7 @@ def test_verify_notices_what_was_changed(data_dir: Path) -> None:
         other = wait_for_end(client, submit(client, chat_lines(60, "echo")).id)
     store = data_dir / "store"
     assert headrace("verify", batch.id, other.id, "--data", str(data_dir)).returncode == 0
-    output, segments = store / "files" / batch.output_file_id, sorted((store / "spool").rglob("?" * 20))
+    output, segments = store / "files" / batch.output_file_id, segments_in(store / "spool")
 
     for path in (output, segments[0]):
         original = path.read_bytes()
@@ -120,14 +125,14 @@ def test_finished_segments_are_removed_and_open_ones_stay(
         lines = chat_lines(2500, "echo")
         batch = submit(client, lines)
         wait_for_progress(client, batch.id, 400)
-        wait_until(lambda: min(int(path.name) for path in spool.rglob("?" * 20)) > 0, "the oldest segments go")
+        wait_until(lambda: int(segments_in(spool)[0].name) > 0, "the oldest segments go")
         stack.kill("collector-0")
 
         ended = wait_for_end(client, batch.id)
         assert_each_line_once(client, ended, lines)
         assert headrace("verify", ended.id, "--data", str(data_dir)).returncode == 0
         again = wait_for_end(client, submit(client, chat_lines(20, "echo")).id)
-        wait_until(lambda: len(list(spool.rglob("?" * 20))) == 1, "the last segment alone stays")
+        wait_until(lambda: len(segments_in(spool)) == 1, "the last segment alone stays")
         checked = headrace("verify", ended.id, again.id, "--data", str(data_dir))
         assert checked.returncode == 0, checked.stderr
         assert "only its files are checked" in checked.stdout
