@@ -31,13 +31,13 @@ def assert_nothing_wrong(result: Result) -> None:
 
 
 def test_broker_in_memory_with_moving_leaders_and_error_codes() -> None:
-    assert_nothing_wrong(run(tier="memory", minutes=0.6, faults_per_minute=25))
+    assert_nothing_wrong(run(tier="memory", minutes=0.5, faults_per_minute=25))
 
 
 def test_real_broker_and_store_behind_proxies(real_kafka: Server) -> None:
     if real_kafka.provider != "jvm" or not binary("minio").is_file():
         skip_unexercised("chaos on a real broker and store", "needs Java, and MinIO in the cache (make tools)")
-    assert_nothing_wrong(run(tier="real", minutes=2.0, faults_per_minute=15))
+    assert_nothing_wrong(run(tier="real", minutes=1.5, faults_per_minute=15))
 
 
 def test_without_a_rule_the_verifier_finds_something() -> None:
@@ -59,11 +59,11 @@ TWINS = {
 def sabotaged(rule: str) -> Result:
     return run(
         tier="memory",
-        minutes=0.4,
+        minutes=0.35,
         faults_per_minute=30,
         only=TWINS[rule][0],
         wrapper="tests.chaos.sabotaged",
-        calm_timeout_s=40.0,
+        calm_timeout_s=30.0,
         TEST_SABOTAGE=rule,
         HEADRACE_INFERENCE__ECHO__LATENCY_S=TWINS[rule][2],
     )

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from shared.settings import KafkaSettings
 from shared.topics import Topics
 from tests.e2e.stack import Stack, assert_each_line_once, chat_line, chat_lines, result_lines, submit, wait_for_end
@@ -11,9 +9,8 @@ from tests.e2e.test_rivals import read_all
 from tests.providers import Server
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
 def test_record_that_kills_the_process_ends_as_an_error_line_and_a_dead_letter(
-    real_kafka: Server, data_dir: Path, topic_prefix: str, num_workers: int
+    real_kafka: Server, data_dir: Path, topic_prefix: str
 ) -> None:
     env = {
         "HEADRACE_KAFKA__TOPIC_PREFIX": topic_prefix,
@@ -21,7 +18,7 @@ def test_record_that_kills_the_process_ends_as_an_error_line_and_a_dead_letter(
         "HEADRACE_INFERENCE__ECHO__LATENCY_S": "0.02",
         "HEADRACE_INFERENCE__WINDOW": "64",
     }
-    arguments = ["--engine", "echo", "--kafka", real_kafka.address, "--workers", str(num_workers)]
+    arguments = ["--engine", "echo", "--kafka", real_kafka.address, "--workers", "2"]
     with Stack(data_dir, arguments, env) as stack:
         client = stack.client()
         lines = chat_lines(400, "echo")
