@@ -133,6 +133,8 @@ class Publisher:
         A record may land twice when an acknowledgement was lost. Raises UnavailableError after the last
         try, and MessageSizeTooLargeError at once.
         """
+        if not records:
+            return []
         results: list[RecordMetadata | None] = [None] * len(records)
         waiting = list(range(len(records)))
         for attempt in range(len(RESEND_BACKOFF_S) + 1):

@@ -54,7 +54,9 @@ def main() -> int:
             os.environ | {"PYTHONHASHSEED": "0"},
         )
     quiet = logging.DEBUG if arguments.verbose else logging.CRITICAL
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(quiet))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(quiet), cache_logger_on_first_use=not arguments.verbose
+    )
     logging.disable(logging.CRITICAL)
     first, _, last = arguments.seeds.partition(":")
     seeds = range(int(first), int(last or int(first) + 1))

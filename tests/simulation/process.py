@@ -83,7 +83,7 @@ class Process:
             raise Killed
         if (wait_s := self.frozen_until - loop.time()) > 0:
             await asyncio.sleep(wait_s)
-        elif self.faults.rng.random() < 0.2:
+        elif self.faults.rng.random() < 0.1:
             await asyncio.sleep(self.faults.rng.random() * 0.05)  # reorders what runs at the same time
         else:
             return
