@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import urllib3
 from minio import Minio
 
 from cli.local_kafka import free_port, prepare_jvm_broker
@@ -45,6 +46,7 @@ class Environment:
     memory: MemoryKafka | None = None
     disks: dict[str, Path] = field(default_factory=dict)
     store_env: dict[str, str] = field(default_factory=dict)
+    pool: urllib3.PoolManager = field(default_factory=urllib3.PoolManager)
 
     @property
     def store(self) -> tuple[ListKeys, ReadObject]:
@@ -52,7 +54,9 @@ class Environment:
         if self.tier == "memory":
             return in_folder(self.folder / "store")
         address = f"127.0.0.1:{self.proxies['store'].target_port}"
-        client = Minio(endpoint=address, access_key=ACCESS_KEY, secret_key=SECRET_KEY, secure=False)
+        client = Minio(
+            endpoint=address, access_key=ACCESS_KEY, secret_key=SECRET_KEY, secure=False, http_client=self.pool
+        )
         return in_bucket(client, "chaos")
 
 
@@ -74,6 +78,7 @@ def environment(tier: str, service_module: str = "", disk_mb: int = DISK_MB, **o
         else:
             env = _start_memory(folder, fleet, topics, stack)
         _start_services(env, service_module, overrides)
+        stack.callback(env.pool.clear)
         fleet.watch()
         yield env
 

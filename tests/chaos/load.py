@@ -64,6 +64,11 @@ class Users:
         self.stopping = True
         self._thread.join(60)
 
+    def close(self) -> None:
+        """Close all connections; nothing can be downloaded any more."""
+        for client in self._clients:
+            client.close()
+
     @property
     def num_open(self) -> int:
         """Batches without an end."""

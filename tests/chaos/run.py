@@ -80,6 +80,7 @@ def chaos(
             users.stop()
             segments.stop()
         findings += segments.check() + _verify(env, users, watch)
+        users.close()
         return _figures(env, users.sent, injector, findings, seed=seed, tier=tier, minutes=minutes)
 
 

@@ -57,8 +57,11 @@ class Process:
         for tell in self.at_death:
             tell()
 
-    async def operate(self, effect: Callable[[], T], *, on_lost: BaseException | None = None) -> T:
-        """Do one I/O operation, with everything that can happen to one. `on_lost`: what a lost answer looks like."""
+    async def operate(self, effect: Callable[[], T], *, on_lost: BaseException | None = None, danger: float = 1.0) -> T:
+        """Do one I/O operation, with everything that can happen to one.
+
+        `on_lost` is what a lost answer looks like; `danger` makes a kill after the effect likelier.
+        """
         await self._breathe()
         faults, rng = self.faults, self.faults.rng
         if faults.strikes(0.3):
@@ -67,7 +70,7 @@ class Process:
         if on_lost is not None and faults.strikes(0.25):
             raise on_lost  # it never arrived
         result = effect()
-        if faults.strikes(0.15):
+        if faults.strikes(0.15 * danger):
             self.kill()
             raise Killed
         if on_lost is not None and faults.strikes(0.25):

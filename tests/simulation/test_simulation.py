@@ -17,7 +17,7 @@ NUM_SEEDS = int(os.environ.get("TEST_SIMULATION_SEEDS", "20000"))
 FIRST_SEED = int(os.environ.get("TEST_SIMULATION_FIRST_SEED", "0"))
 PROCESSES = 2
 # Enough for the rarest of the twins.
-TWIN_SEEDS = 4_000
+TWIN_SEEDS = 8_000
 
 
 def simulate(*arguments: str) -> tuple[dict[str, float], str]:
