@@ -38,43 +38,53 @@ class Finding:
 
 
 def check_files(sent: bytes, batch: Mapping[str, Any], output: bytes, errors: bytes) -> list[Finding]:
-    """V1 and V2: every line once, in input order, with its own answer; counts as in the files."""
-    batch_id, status = batch["id"], batch["status"]
-    requests = [json.loads(line) for line in sent.splitlines()]
-    number = {request["custom_id"]: n for n, request in enumerate(requests)}
+    """V1 and V2: every line once, in input order, with its own answer; counts as in the files.
+
+    Lines are looked at one by one, so that a batch of a million fits into memory.
+    """
+    batch_id, status, counts = batch["id"], batch["status"], batch["request_counts"]
+    if counts["total"] == 0 and status in ("cancelled", "expired"):
+        return [Finding("doubled", batch_id, "ended before validation, and has lines")] if output or errors else []
+    number: dict[str, int] = {}
+    texts: list[str] = []
+    for line in sent.splitlines():
+        request = json.loads(line)
+        number[request["custom_id"]] = len(texts)
+        texts.append(request["body"]["messages"][0]["content"])
     found: list[Finding] = []
-    answered, failed = [json.loads(x) for x in output.splitlines()], [json.loads(x) for x in errors.splitlines()]
-    if batch["request_counts"]["total"] == 0 and status in ("cancelled", "expired"):
-        if answered or failed:
-            found.append(Finding("doubled", batch_id, "ended before validation, and has lines"))
-        return found
-    seen = Counter(entry["custom_id"] for entry in answered + failed)
+    seen: Counter[str] = Counter()
+    ids: Counter[str] = Counter()
+    num_lines = []
+    for content in (output, errors):
+        last, lines = -1, 0
+        for line in content.splitlines():
+            entry = json.loads(line)
+            at = number.get(entry["custom_id"], -1)
+            found += _check_entry(entry, batch_id, status, texts[at] if content is output else None)
+            if at <= last:
+                found.append(Finding("order", batch_id, f"{entry['custom_id']} is not in input order"))
+            seen[entry["custom_id"]] += 1
+            ids[entry["id"]] += 1
+            last, lines = at, lines + 1
+        num_lines.append(lines)
     found += [Finding("lost", batch_id, custom_id) for custom_id in number if custom_id not in seen]
     found += [Finding("doubled", batch_id, c) for c, times in seen.items() if times > 1 or c not in number]
-    found += [
-        Finding("doubled", batch_id, f"id {i}") for i, n in Counter(e["id"] for e in answered + failed).items() if n > 1
-    ]
-    for entries in (answered, failed):
-        numbers = [number.get(entry["custom_id"], -1) for entry in entries]
-        if numbers != sorted(numbers):
-            found.append(Finding("order", batch_id, "not in input order"))
-    for entry in answered:
-        text = requests[number[entry["custom_id"]]]["body"]["messages"][0]["content"]
-        if entry["response"]["body"]["choices"][0]["message"]["content"] != text:
-            found.append(Finding("crossed", batch_id, entry["custom_id"]))
-    for entry in failed:
-        code = (entry["error"] or {}).get("code")
-        if code not in NOT_RUN.get(status, set()):
-            found.append(Finding("lost", batch_id, f"{entry['custom_id']} ended as {code}"))
-    counts = batch["request_counts"]
-    not_run = len(failed) if status in ("cancelled", "expired") else 0
-    if (counts["total"], counts["completed"], counts["failed"] + not_run) != (
-        len(requests),
-        len(answered),
-        len(failed),
-    ):
-        found.append(Finding("counts", batch_id, f"{counts}, files have {len(answered)} and {len(failed)}"))
+    found += [Finding("doubled", batch_id, f"id {i}") for i, times in ids.items() if times > 1]
+    not_run = num_lines[1] if status in ("cancelled", "expired") else 0
+    told = counts["total"], counts["completed"], counts["failed"] + not_run
+    if told != (len(texts), *num_lines) or sum(num_lines) != len(texts):
+        found.append(Finding("counts", batch_id, f"{counts}, files have {num_lines}"))
     return found
+
+
+def _check_entry(entry: Mapping[str, Any], batch_id: str, status: str, text: str | None) -> list[Finding]:
+    """One line of the output file, whose request had this text, or of the error file."""
+    if text is not None:
+        answer = entry["response"]["body"]["choices"][0]["message"]["content"]
+        return [] if answer == text else [Finding("crossed", batch_id, entry["custom_id"])]
+    code = (entry["error"] or {}).get("code")
+    is_legal = code in NOT_RUN.get(status, set())
+    return [] if is_legal else [Finding("lost", batch_id, f"{entry['custom_id']} ended as {code}")]
 
 
 def check_against_log(batch: Mapping[str, Any], output: bytes, log: Iterable[LogRecord]) -> list[Finding]:
