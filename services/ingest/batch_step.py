@@ -38,7 +38,9 @@ def next_step(view: BatchView, *, now_s: int, next_line: int, end_recorded: bool
         return WAIT
     if view.cancel is not None:
         return RecordEnd("cancel")
-    if now_s >= view.created.expires_at:
+    # No lines and not refused: somebody decided to end it before it was validated, and may have died before doing so.
+    was_to_end = view.dispatch is not None and view.dispatch.total == 0
+    if now_s >= view.created.expires_at or was_to_end:
         return RecordEnd("deadline")
     if view.dispatch is None:
         return Validate()
