@@ -78,6 +78,8 @@ class Proxy:
             await asyncio.gather(
                 self._pump(reader, up_writer, answers=False), self._pump(up_reader, writer, answers=True)
             )
+        except asyncio.CancelledError:
+            return  # the proxy ends; the stream server would print a cancelled handler as an error
         finally:
             for end in (writer, up_writer):
                 self._writers.discard(end)

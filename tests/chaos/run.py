@@ -145,7 +145,7 @@ def _figures(env: Environment, sent: list[Sent], injector: Injector, findings: l
         if index < len(told_ms):
             result.recovery_s.setdefault(kind, []).append(told_ms[index] / 1000 - struck_at)
     if env.tier == "real" and not env.disks:
-        result.not_exercised.append("full disks: no small disk can be mounted here")
+        result.not_exercised.append("full disks: there is no small disk of its own")
     gaps = [(b - a) / 1000 for a, b in zip(figures.times_ms, figures.times_ms[1:], strict=False)]
     result.longest_stall_s = max(gaps, default=0.0)
     return result
