@@ -19,11 +19,16 @@ def service_specs(
     environ: Mapping[str, str],
     bootstrap: str,
     log_id: str,
+    stack_id: str,
     python: str,
     inference_python: str,
     new_port: Callable[[], int],
 ) -> list[ChildSpec]:
-    """Specifications of all services; each gets a free port for its health page."""
+    """Specifications of all services; each gets a free port for its health page.
+
+    `stack_id` is the data folder's own: slots are stable within it, and another machine's stack on the same log must
+    not carry the same static ids.
+    """
     common = dict(environ) | {
         "HEADRACE_KAFKA__BOOTSTRAP": bootstrap,
         "HEADRACE_KAFKA__CREATE_TOPICS": environ.get("HEADRACE_KAFKA__CREATE_TOPICS", "true"),
@@ -35,17 +40,18 @@ def service_specs(
         common["HEADRACE_TELEMETRY__OTLP_ENDPOINT"] = options.otlp
     if log_id:
         common["HEADRACE_KAFKA__LOG_ID"] = log_id
-    specs = [_ingest(options, common, python, memory=bool(log_id))]
+    specs = [_ingest(options, common, python, stack_id, memory=bool(log_id))]
     specs += [_collector(options, common, python, number, new_port()) for number in range(options.num_collectors)]
     specs += [
-        _inference(options, common, inference_python, number, new_port()) for number in range(options.num_workers)
+        _inference(options, common, inference_python, stack_id, number, new_port())
+        for number in range(options.num_workers)
     ]
     return specs
 
 
-def _ingest(options: UpOptions, common: Mapping[str, str], python: str, *, memory: bool) -> ChildSpec:
+def _ingest(options: UpOptions, common: Mapping[str, str], python: str, stack_id: str, *, memory: bool) -> ChildSpec:
     env = dict(common) | {"HEADRACE_INGEST__HOST": HOST, "HEADRACE_INGEST__PORT": str(options.port)}
-    env.setdefault("HEADRACE_INGEST__INSTANCE_ID", "ingest-0")
+    env.setdefault("HEADRACE_INGEST__INSTANCE_ID", f"ingest-0.{stack_id}")
     env.setdefault("HEADRACE_INGEST__VIEW_PATH", str(options.data / "view.sqlite"))
     if memory:
         env["HEADRACE_INGEST__OUTSTANDING_LINES_PER_BATCH"] = _MEMORY_OUTSTANDING_LINES
@@ -64,10 +70,12 @@ def _collector(options: UpOptions, common: Mapping[str, str], python: str, numbe
     return ChildSpec(f"collector-{number}", (python, "-m", "services.collector"), env, ready, _COLLECTOR_ORDER)
 
 
-def _inference(options: UpOptions, common: Mapping[str, str], python: str, number: int, port: int) -> ChildSpec:
+def _inference(
+    options: UpOptions, common: Mapping[str, str], python: str, stack_id: str, number: int, port: int
+) -> ChildSpec:
     model, name = options.model_of_worker(number), f"inference-{number}"
     env = dict(common) | {
-        "HEADRACE_INFERENCE__WORKER_ID": name,
+        "HEADRACE_INFERENCE__WORKER_ID": f"{name}.{stack_id}",
         "HEADRACE_INFERENCE__STATIC_MEMBER": "true",
         "HEADRACE_INFERENCE__ENGINE": options.engine.kind,
         "HEADRACE_INFERENCE__MODEL": model.name,

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -207,6 +208,7 @@ def _start(options: UpOptions, supervisor: Supervisor) -> None:
         environ=os.environ,
         bootstrap=bootstrap,
         log_id=log_id,
+        stack_id=_stack_id(options.data),
         python=sys.executable,
         inference_python=inference_python() if options.engine.kind == "vllm" else sys.executable,
         new_port=free_port,
@@ -275,6 +277,14 @@ async def _ask_broker(settings: KafkaSettings) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap)
     await start_client(admin, settings)
     await stop_client(admin)
+
+
+def _stack_id(data: Path) -> str:
+    """Six hex digits that belong to the data folder for good."""
+    path = data / "stack-id"
+    if not path.is_file():
+        path.write_text(secrets.token_hex(3) + "\n")
+    return path.read_text().strip()
 
 
 def _write_stack_file(options: UpOptions, bootstrap: str) -> None:

@@ -3,12 +3,19 @@
 Two implementations stand behind the port: a local directory and an S3 bucket. Writes are create-only.
 """
 
+import hashlib
 from collections.abc import AsyncIterator, Sequence
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
-from shared.errors import ObjectExists, SetupError
+import msgspec
+
+from shared.errors import ObjectExists, ObjectNotFound, ObjectStoreError, SetupError
+
+T = TypeVar("T")
 
 CHUNK_BYTES = 1024 * 1024
+# Under this prefix a marker says of each chain that lost its oldest segments where it begins.
+CHAIN_STARTS = "spool-starts/"
 
 
 class ObjectStore(Protocol):
@@ -95,7 +102,7 @@ def chain_prefix(log_id: str, topic: str, partition: int) -> str:
 
 def chain_start_prefix(log_id: str, topic: str, partition: int) -> str:
     """Common prefix of the markers that say where a chain begins after its oldest segments were removed."""
-    return f"spool-starts/{log_id}/{topic}/{partition}/"
+    return f"{CHAIN_STARTS}{log_id}/{topic}/{partition}/"
 
 
 def chain_start_key(log_id: str, topic: str, partition: int, offset: int) -> str:
@@ -111,6 +118,24 @@ def lineage_key(log_id: str) -> str:
 def segment_key(log_id: str, topic: str, partition: int, first_offset: int) -> str:
     """A segment is named after the first offset that it covers, 20 digits, so keys sort by offset."""
     return f"{chain_prefix(log_id, topic, partition)}{first_offset:020d}"
+
+
+async def read_json(store: ObjectStore, key: str, kind: type[T]) -> T | None:
+    """The value of a JSON object, or None when there is none; raises ObjectStoreError when it holds something else."""
+    try:
+        return msgspec.json.decode(await store.read(key), type=kind)
+    except ObjectNotFound:
+        return None
+    except msgspec.MsgspecError as error:
+        raise ObjectStoreError(f"{key} does not hold what it should: {error}") from error
+
+
+async def sha256_of(store: ObjectStore, key: str) -> str:
+    """The hash of an object's bytes, in hex; raises ObjectNotFound."""
+    digest = hashlib.sha256()
+    async for chunk in store.stream(key):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 async def probe(store: ObjectStore, key: str) -> None:

@@ -38,7 +38,7 @@ class KafkaSettings(Block):
     create_topics: bool = False
     # Identity of the log, a part of every segment's key. Empty = the cluster id. A broker that keeps
     # nothing across restarts needs a new one at each start, or old segments would be taken for its log.
-    log_id: str = ""
+    log_id: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$")
     batches_partitions: int = Field(default=4, ge=1)
     request_partitions: int = Field(default=12, ge=1)
     completions_partitions: int = Field(default=4, ge=1)

@@ -149,14 +149,16 @@ class Auditor:
         batch_id, number = suspect.shard_id
         log.error("lost lines are sent again", batch_id=batch_id, num_lines=len(missing), attempt=attempt)
         offsets: dict[str, int] = {}
+        num_sent = 0
         async for lines in self._chunks(suspect, missing):
             records = [self._request(suspect, line, attempt) for line in lines]
             for written in await self._publisher.send_all(records):
                 partition = str(written.partition)
                 offsets[partition] = max(offsets.get(partition, -1), written.offset)
-        self._num_redriven.add(len(missing))
+            num_sent += len(lines)
+            self._num_redriven.add(len(lines))
         so_far = suspect.redriven.num_lines if suspect.redriven else 0
-        facet = ShardRedriven(attempt=attempt, num_lines=so_far + len(missing), highest_offsets=offsets)
+        facet = ShardRedriven(attempt=attempt, num_lines=so_far + num_sent, highest_offsets=offsets)
         topic, key = self._topics.batches, facet_key(batch_id, f"redriven/{number}")
         home = partition_of(batch_id, topic.partitions)
         await self._publisher.send(OutgoingRecord(topic.name, encode(facet), home, key))

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from shared.errors import ObjectNotFound
-from shared.object_store import ObjectStore, lineage_key
+from shared.object_store import ObjectStore, lineage_key, read_json
 
 
 class Lineage(msgspec.Struct, frozen=True):
@@ -36,7 +35,5 @@ async def chains_in(store: ObjectStore) -> list[ChainName]:
 
 async def lineage_of(store: ObjectStore, log_id: str) -> tuple[str, ...]:
     """The logs that were recovered into this one, oldest first; empty for a first log."""
-    try:
-        return msgspec.json.decode(await store.read(lineage_key(log_id)), type=Lineage).ancestors
-    except ObjectNotFound:
-        return ()
+    lineage = await read_json(store, lineage_key(log_id), Lineage)
+    return lineage.ancestors if lineage else ()

@@ -78,6 +78,8 @@ class PartitionCollector:
         self._indexes: dict[ShardId, LineIndex] = {}
         self._progress = Progress(self._settings.progress_interval_s)
         self._spans: list[Span] = []
+        # When the batches of the oldest segments ended, as far as it was looked up.
+        self._closed_at: dict[str, int] = {}
 
     async def run(self, stop: Stop) -> None:
         """Collect until asked to stop."""
@@ -236,7 +238,7 @@ class PartitionCollector:
             await asyncio.sleep(self._settings.audit_interval_s)
             try:
                 await self._auditor.audit(self._ledger, reader, lambda: self._folded_to)
-            except UnavailableError as error:
+            except (ObjectStoreError, UnavailableError, *KAFKA_ERRORS) as error:
                 log.warning("audit is tried again", partition=self._tp.partition, reason=str(error))
 
     async def _collect_garbage_regularly(self) -> None:
@@ -248,19 +250,19 @@ class PartitionCollector:
                 log.warning("garbage is collected later", partition=self._tp.partition, reason=str(error))
 
     async def _collect_garbage(self) -> None:
-        closed_at: dict[str, int] = {}
-        while unknown := batches_in_question(self._chain.contents, closed_at):
+        while unknown := batches_in_question(self._chain.contents, self._closed_at):
             found = {batch: await self._closing.closed_at(batch) for batch in unknown}
-            closed_at |= {batch: at for batch, at in found.items() if at is not None}
+            self._closed_at |= {batch: at for batch, at in found.items() if at is not None}
             if None in found.values():
                 break  # what lies behind an open batch stays anyway
         start = new_chain_start(
-            self._chain.contents, closed_at, now_s=time.time(), retention_s=self._settings.segment_retention_s
+            self._chain.contents, self._closed_at, now_s=time.time(), retention_s=self._settings.segment_retention_s
         )
         if start is None:
             return
         num_removed = await self._chain.remove_before(start)
         kept = frozenset[str]().union(*(batches for _, batches in self._chain.contents))
+        self._closed_at = {batch: at for batch, at in self._closed_at.items() if batch in kept}
         for shard_id in [s for s, shard in self._ledger.shards.items() if shard.how_closed and s[0] not in kept]:
             del self._ledger.shards[shard_id]
             self._indexes.pop(shard_id, None)

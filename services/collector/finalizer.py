@@ -11,22 +11,18 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-import msgspec
 
 from services.collector.ledger import CANCELLED, COMPLETED, EXPIRED, Shard
 from services.collector.result_files import KINDS, LineIndex, ResultFiles, put_together
 from shared import identifiers
-from shared.errors import ObjectExists, ObjectNotFound
+from shared.errors import ObjectExists
 from shared.messages import BatchClosed, BatchCreated, ShardClosed, StoredFile, Usage, encode
-from shared.object_store import ObjectStore, file_key, final_key, manifest_key, shard_key
+from shared.object_store import ObjectStore, file_key, final_key, manifest_key, read_json, shard_key
 from shared.telemetry import Telemetry, context_from
 from shared.topics import num_shards
 
 OTHER_SHARDS_POLL_S = 0.5
 SHARD_RECORD = "final.json"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +57,10 @@ class Finalizer:
         None for a batch that nobody created, and for the other shards of a batch: shard 0 tells of its end.
         """
         batch_id = closed.shard.batch_id
-        manifest = await self._read(manifest_key(batch_id), BatchCreated)
+        manifest = await read_json(self._store, manifest_key(batch_id), BatchCreated)
         if manifest is None:
             return None
-        if known := await self._read(final_key(batch_id), BatchClosed):
+        if known := await read_json(self._store, final_key(batch_id), BatchClosed):
             return known if closed.shard.number == 0 else None
         with self._telemetry.tracer.start_as_current_span(
             "finalise batch", context_from(manifest.traceparent), attributes={"headrace.batch.id": batch_id}
@@ -80,7 +76,7 @@ class Finalizer:
 
     async def closed_at(self, batch_id: str) -> int | None:
         """The Unix second of the terminal record, or None when there is none."""
-        final = await self._read(final_key(batch_id), BatchClosed)
+        final = await read_json(self._store, final_key(batch_id), BatchClosed)
         return final.closed_at if final else None
 
     async def _end_small_batch(self, closed: ClosedShard, manifest: BatchCreated) -> BatchClosed:
@@ -102,7 +98,7 @@ class Finalizer:
         records: list[ShardClosed] = []
         for number in range(num_shards(closed.shard.total)):
             key = shard_key(manifest.id, number, SHARD_RECORD)
-            while (record := await self._read(key, ShardClosed)) is None:
+            while (record := await read_json(self._store, key, ShardClosed)) is None:
                 await asyncio.sleep(OTHER_SHARDS_POLL_S)
             records.append(record)
         async with self._slots:
@@ -168,7 +164,7 @@ class Finalizer:
             files=tuple(files.values()),
         )
         await self._create_once(final_key(manifest.id), encode(final))
-        known = await self._read(final_key(manifest.id), BatchClosed)
+        known = await read_json(self._store, final_key(manifest.id), BatchClosed)
         assert known is not None, "an object that was created can be read"
         return known
 
@@ -188,12 +184,6 @@ class Finalizer:
     async def _create_once(self, key: str, data: bytes) -> None:
         with contextlib.suppress(ObjectExists):
             await self._store.create(key, data)
-
-    async def _read(self, key: str, kind: type[T]) -> T | None:
-        try:
-            return msgspec.json.decode(await self._store.read(key), type=kind)
-        except ObjectNotFound:
-            return None
 
 
 def batch_status(shard_statuses: set[str]) -> str:

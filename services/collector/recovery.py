@@ -9,7 +9,6 @@ without effect on a log that knows all its batches.
 import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import msgspec
 import structlog
@@ -18,7 +17,7 @@ from aiokafka import TopicPartition
 from services.collector.chains import ChainName, Lineage, chains_in
 from services.collector.ledger import Dropped, Ledger, Shard
 from services.collector.segment_chain import ChainedSegment, SegmentChain
-from shared.errors import ObjectExists, ObjectNotFound
+from shared.errors import ObjectExists
 from shared.kafka import OutgoingRecord, Publisher
 from shared.log_reader import LogReader
 from shared.messages import (
@@ -40,6 +39,7 @@ from shared.object_store import (
     final_key,
     lineage_key,
     manifest_key,
+    read_json,
     validated_key,
 )
 from shared.topics import SHARD_LINES, Topic, Topics, completion_key, facet_key, partition_of
@@ -49,7 +49,6 @@ log = structlog.get_logger(__name__)
 
 READ_TIMEOUT_MS = 500
 READ_RECORDS = 5_000
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -101,15 +100,16 @@ class Recovery:
         batches = {batch_id: await self._stored_batch(batch_id) for batch_id in unknown}
         ledger = Ledger()
         old = [name for name in await chains_in(self._store) if name.log_id != self._log_id]
+        if old:
+            # First: should this log be lost too, its chains are still read after the older ones.
+            ancestors = tuple(dict.fromkeys(name.log_id for name in old))
+            with contextlib.suppress(ObjectExists):
+                await self._store.create(lineage_key(self._log_id), msgspec.json.encode(Lineage(ancestors)))
         for name in old:
             await self._publish_lines(name, ledger, {b for b, stored in batches.items() if stored.final is None})
         for stored in batches.values():
             await self._publish_batch(stored, ledger, known)
         await self._publish_files(batches.values(), known)
-        if old:
-            ancestors = tuple(dict.fromkeys(name.log_id for name in old))
-            with contextlib.suppress(ObjectExists):
-                await self._store.create(lineage_key(self._log_id), msgspec.json.encode(Lineage(ancestors)))
         return self._done
 
     async def _read_known(self, reader: LogReader) -> KnownKeys:
@@ -124,13 +124,13 @@ class Recovery:
         return known
 
     async def _stored_batch(self, batch_id: str) -> StoredBatch:
-        created = await self._read(manifest_key(batch_id), BatchCreated)
+        created = await read_json(self._store, manifest_key(batch_id), BatchCreated)
         assert created is not None, "its manifest was listed"
         return StoredBatch(
             created=created,
-            cancel=await self._read(cancel_key(batch_id), BatchCancelRequested),
-            validated=await self._read(validated_key(batch_id), BatchDispatched),
-            final=await self._read(final_key(batch_id), BatchClosed),
+            cancel=await read_json(self._store, cancel_key(batch_id), BatchCancelRequested),
+            validated=await read_json(self._store, validated_key(batch_id), BatchDispatched),
+            final=await read_json(self._store, final_key(batch_id), BatchClosed),
         )
 
     async def _publish_lines(self, name: ChainName, ledger: Ledger, unfinished: set[str]) -> None:
@@ -193,7 +193,7 @@ class Recovery:
     async def _publish_files(self, batches: Iterable[StoredBatch], known: KnownKeys) -> None:
         files: dict[bytes, StoredFile] = {}
         for key in await self._store.keys("file-objects/"):
-            file = await self._read(key, StoredFile)
+            file = await read_json(self._store, key, StoredFile)
             if file is not None:
                 files[file.id.encode()] = file
         for stored in batches:
@@ -211,12 +211,6 @@ class Recovery:
             partition = partition_of(batch_id, topic.partitions) if topic is self._topics.batches else 0
             records.append(OutgoingRecord(topic.name, encode(value), partition, key))
         await self._publisher.send_all(records)
-
-    async def _read(self, key: str, kind: type[T]) -> T | None:
-        try:
-            return msgspec.json.decode(await self._store.read(key), type=kind)
-        except ObjectNotFound:
-            return None
 
 
 def answered_bits(shards: list[Shard], total: int) -> bytes:

@@ -5,7 +5,6 @@ work, only one can extend it. Removing the oldest segments would free their keys
 a marker that the chain starts later is written first, and every append looks for markers before it counts.
 """
 
-import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ import structlog
 
 from services.collector.segment import TRAILER_BYTES, Entry, Footer, Segment, SegmentBuilder, read_tail, tail_bytes
 from shared.errors import HeadraceError, ObjectExists, ObjectNotFound
-from shared.object_store import ObjectStore, chain_prefix, chain_start_key, chain_start_prefix, segment_key
+from shared.object_store import ObjectStore, chain_prefix, chain_start_key, chain_start_prefix, segment_key, sha256_of
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +69,8 @@ class SegmentChain:
                 raise BrokenChain(f"the chain should start at {start}, its first segment is {keys[:1]}")
         for key in keys:
             footer, entries = await self._tail(key)
+            if start is None and key == keys[0] and footer.previous_sha256 != FIRST_SHA256:
+                raise BrokenChain(f"{key} follows a segment that is gone, and no marker says that it was removed")
             if self.next_offset is not None and footer.first_offset != self.next_offset:
                 raise BrokenChain(
                     f"{key} starts at {footer.first_offset}, the chain before it ends at {self.next_offset}"
@@ -77,7 +78,7 @@ class SegmentChain:
             self._note(footer)
             yield ChainedSegment(key, footer, entries)
         if keys:
-            self._previous_sha256 = await self._sha256(keys[-1])
+            self._previous_sha256 = await self._sha256_of_last(keys[-1])
 
     def start_at(self, offset: int) -> None:
         """Where a chain without segments begins."""
@@ -137,14 +138,11 @@ class SegmentChain:
         except ObjectNotFound:
             raise ChainTaken(f"{key} was removed while the chain was read") from None
 
-    async def _sha256(self, key: str) -> str:
-        digest = hashlib.sha256()
+    async def _sha256_of_last(self, key: str) -> str:
         try:
-            async for chunk in self._store.stream(key):
-                digest.update(chunk)
+            return await sha256_of(self._store, key)
         except ObjectNotFound:
             raise ChainTaken(f"{key} was removed while the chain was read") from None
-        return digest.hexdigest()
 
 
 async def read_segment_tail(store: ObjectStore, key: str) -> tuple[Footer, tuple[Entry, ...]]:

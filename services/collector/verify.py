@@ -10,7 +10,6 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -21,13 +20,21 @@ from services.collector.result_files import KINDS, LineIndex, put_together
 from services.collector.segment import CorruptSegment
 from services.collector.segment_chain import FIRST_SHA256, ChainedSegment, SegmentChain
 from shared import identifiers
-from shared.errors import HeadraceError, ObjectNotFound
+from shared.errors import HeadraceError, ObjectNotFound, ObjectStoreError
 from shared.jsonl import Line, LineReader
 from shared.messages import BatchClosed, BatchCreated, BatchDispatched, ShardClosed
-from shared.object_store import ObjectStore, file_key, final_key, manifest_key, shard_key, validated_key
+from shared.object_store import (
+    CHAIN_STARTS,
+    ObjectStore,
+    file_key,
+    final_key,
+    manifest_key,
+    read_json,
+    sha256_of,
+    shard_key,
+    validated_key,
+)
 from shared.topics import RECORD_BYTES_MAX, num_shards
-
-T = TypeVar("T")
 
 
 class _CustomId(msgspec.Struct):
@@ -74,17 +81,24 @@ class Verifier:
     async def verify(self, batch_id: str) -> Report:
         """Check one batch; a report without problems means that everything in the store agrees."""
         report = Report(batch_id)
-        manifest = await self._read(manifest_key(batch_id), BatchCreated)
+        try:
+            await self._verify(batch_id, report)
+        except ObjectStoreError as error:
+            report.problems.append(str(error))
+        return report
+
+    async def _verify(self, batch_id: str, report: Report) -> None:
+        manifest = await read_json(self._store, manifest_key(batch_id), BatchCreated)
         if manifest is None:
             report.problems.append("no batch of this id was ever created: it has no manifest")
-            return report
-        final = await self._read(final_key(batch_id), BatchClosed)
-        validated = await self._read(validated_key(batch_id), BatchDispatched)
+            return
+        final = await read_json(self._store, final_key(batch_id), BatchClosed)
+        validated = await read_json(self._store, validated_key(batch_id), BatchDispatched)
         refused = validated is not None and validated.failed_at is not None
         report.status = final.status if final else "failed" if refused else "unfinished"
         folds = await self._fold_chains(batch_id, report)
         if final is None:
-            return report
+            return
         total = validated.total if validated else final.total
         report.expect("lines in the terminal record", found=final.total, expected=total)
         report.expect(
@@ -94,10 +108,11 @@ class Verifier:
         closing = [fold for fold in folds if _closes(fold, final)]
         for fold in closing:
             await self._check_files_against_chain(manifest, final, fold, report)
-        if not closing:
+        if not closing and await self._store.keys(CHAIN_STARTS):
             report.checked.append("segments of the batch were collected, only its files are checked")
+        elif not closing:
+            report.problems.append("no chain tells the batch whole: segments of it are missing")
         await self._check_files_against_input(manifest, final, report)
-        return report
 
     async def _fold_chains(self, batch_id: str, report: Report) -> list[Folded]:
         """Check and fold the chains of each log that has lines of the batch."""
@@ -123,7 +138,7 @@ class Verifier:
             if starts_here:
                 report.checked.append(f"{segment.key} begins the chain, older segments were collected")
                 fold.shortened.append(name)
-            previous = await self._sha256(segment.key)
+            previous = await sha256_of(self._store, segment.key)
             _fold_segment(segment, batch_id, fold, report)
         report.checked.append(f"chain {name.log_id}/{name.topic}/{name.partition}: {len(segments)} segments linked")
 
@@ -132,7 +147,7 @@ class Verifier:
             return
         records = []
         for number in range(num_shards(final.total)):
-            record = await self._read(shard_key(report.batch_id, number, SHARD_RECORD), ShardClosed)
+            record = await read_json(self._store, shard_key(report.batch_id, number, SHARD_RECORD), ShardClosed)
             if record is None:
                 report.problems.append(f"shard {number} has no record")
             else:
@@ -155,7 +170,7 @@ class Verifier:
                             expected[kind].update(chunk)
         for kind in KINDS:
             key = file_key(identifiers.result_file_id(manifest.id, kind))
-            report.expect(f"{kind} file", found=await self._sha256(key), expected=expected[kind].hexdigest())
+            report.expect(f"{kind} file", found=await self._sha256_of_file(key), expected=expected[kind].hexdigest())
         report.expect("how it ended", found=final.status, expected=batch_status({s.how_closed or "" for s in shards}))
         report.expect("completed in the chain", found=sum(s.completed for s in shards), expected=final.completed)
         report.expect("failed in the chain", found=sum(s.failed for s in shards), expected=final.failed)
@@ -190,20 +205,11 @@ class Verifier:
         ids.update(map(_custom_id_of, reader.finish()))
         return ids
 
-    async def _sha256(self, key: str) -> str:
-        digest = hashlib.sha256()
+    async def _sha256_of_file(self, key: str) -> str:
         try:
-            async for chunk in self._store.stream(key):
-                digest.update(chunk)
+            return await sha256_of(self._store, key)
         except ObjectNotFound:
             return hashlib.sha256().hexdigest()  # a file without lines is not created
-        return digest.hexdigest()
-
-    async def _read(self, key: str, kind: type[T]) -> T | None:
-        try:
-            return msgspec.json.decode(await self._store.read(key), type=kind)
-        except ObjectNotFound:
-            return None
 
 
 def _fold_segment(segment: ChainedSegment, batch_id: str, fold: Folded, report: Report) -> None:

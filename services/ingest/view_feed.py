@@ -4,6 +4,7 @@ import asyncio
 
 import structlog
 from aiokafka import TopicPartition
+from aiokafka.errors import ConsumerStoppedError
 from aiokafka.structs import RecordMetadata
 
 from services.ingest.read_model import ReadModel
@@ -82,7 +83,7 @@ class ViewFeed:
                     await self._moved.wait_for(
                         lambda: all(self._reader.positions.get(tp, 0) >= end for tp, end in wanted.items())
                     )
-        except (TimeoutError, *KAFKA_ERRORS) as error:
+        except (TimeoutError, ConsumerStoppedError, *KAFKA_ERRORS) as error:
             raise UnavailableError(f"the log does not say where it ends: {error!r}") from error
 
     async def wait_for(self, written: RecordMetadata) -> None:

@@ -104,6 +104,13 @@ def test_verify_notices_what_was_changed(data_dir: Path) -> None:
         assert "!!" in found.stderr
         path.write_bytes(original)
     assert headrace("verify", "batch_0", "--data", str(data_dir)).returncode == 1
+    manifest = store / "batches" / batch.id / "manifest.json"
+    for path in (segments[0], segments[-1], manifest):
+        original = path.read_bytes()
+        path.unlink()
+        found = headrace("verify", batch.id, other.id, "--data", str(data_dir))
+        assert found.returncode == 1, found.stdout
+        path.write_bytes(original)
 
 
 def test_finished_segments_are_removed_and_open_ones_stay(

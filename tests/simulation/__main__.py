@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -39,12 +40,17 @@ def run_seed(seed: int) -> str | None:
     return None
 
 
+def is_violation(reason: str) -> bool:
+    """Whether an invariant was seen to be violated; otherwise a process died of an error of its own."""
+    return re.match(r"V\d:", reason) is not None
+
+
 def main() -> int:
     """Run the seeds; the exit code is the number of broken ones, at most 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("seeds", help="FIRST or FIRST:LAST")
     parser.add_argument("--without", choices=sorted(RULES), help="remove this rule")
-    parser.add_argument("--stop-after", type=int, default=0, help="stop after so many broken seeds")
+    parser.add_argument("--stop-after", type=int, default=0, help="stop after so many violated invariants")
     parser.add_argument("--verbose", action="store_true", help="show the log of every process")
     arguments = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":  # sets of strings must have one order
@@ -63,17 +69,19 @@ def main() -> int:
     fast_polls()
     if arguments.without:
         without(arguments.without)
-    began, broken, num_run = time.perf_counter(), [], 0
+    began, broken, num_violations, num_run = time.perf_counter(), [], 0, 0
     for seed in seeds:
         num_run += 1
         if reason := run_seed(seed):
             broken.append(seed)
+            num_violations += is_violation(reason)
             if len(broken) <= SHOWN_MAX:
                 rule = f" --without {arguments.without}" if arguments.without else ""
                 print(f"seed {seed}: {reason}\n  again: python -m tests.simulation {seed}{rule}", flush=True)
-            if arguments.stop_after and len(broken) >= arguments.stop_after:
+            if arguments.stop_after and num_violations >= arguments.stop_after:
                 break
-    print(json.dumps({"seeds": num_run, "broken": len(broken), "seconds": round(time.perf_counter() - began, 1)}))
+    seconds = round(time.perf_counter() - began, 1)
+    print(json.dumps({"seeds": num_run, "broken": len(broken), "violations": num_violations, "seconds": seconds}))
     return 1 if broken else 0
 
 

@@ -65,10 +65,16 @@ class Invariants:
             if headers.kind == "line":
                 self._world.done.add((headers.batch_id, headers.line))
 
-    def check(self) -> None:
-        """All invariants; raises Broken with the first that does not hold."""
+    def check_now(self) -> None:
+        """What must hold at every moment; raises Broken."""
+        if self._world.store.overwritten:
+            raise Broken(f"V3: {self._world.store.overwritten[0]} was changed")
         if self._world.problems:
             raise Broken(self._world.problems[0])
+
+    def check(self) -> None:
+        """All invariants; raises Broken with the first that does not hold."""
+        self.check_now()
         closed = self.closed()
         for number, batch_id in enumerate(self._world.batch_ids):
             self._check_batch(number, batch_id, closed[batch_id])
@@ -81,7 +87,7 @@ class Invariants:
         return sum(f.num_lines for log in logs for _, _, f in self._facets(log) if isinstance(f, ShardRedriven))
 
     def _check_progress(self) -> None:
-        """V2: what a reader folds never goes down and never exceeds the batch."""
+        """V2: what is told never exceeds the batch; that it never goes down is the reader's maximum."""
         for log in [*self._world.old_logs, self._world.log]:
             for batch_id, _, facet in self._facets(log):
                 size = self._world.plan.sizes[self._world.batch_ids.index(batch_id)]
@@ -130,7 +136,7 @@ class Invariants:
         for line in output:
             entry = json.loads(line)
             if entry["response"]["body"]["text"] != f"text {number} {entry['custom_id'][1:]}":
-                raise Broken(f"crossed answer: {line!r}")
+                raise Broken(f"V1: crossed answer: {line!r}")
 
     def _fold_shard(self, batch_id: str, shard: int, total: int) -> tuple[dict[int, Record], str]:
         """First completion of each line up to the shard's end, over all logs, oldest first."""
@@ -149,7 +155,7 @@ class Invariants:
                 return lines, "completed"
         if self._world.old_logs and self._final_before_disaster(batch_id):
             return self._fold_old_shard(batch_id, shard, total)
-        raise Broken(f"{batch_id}#{shard} is closed, but nothing in the log closes it")
+        raise Broken(f"V5: {batch_id}#{shard} is closed, but nothing in the log closes it")
 
     def _final_before_disaster(self, batch_id: str) -> bool:
         return not any(

@@ -29,6 +29,7 @@ def specs(log_id: str = "", **changes: Any) -> dict[str, ChildSpec]:
         environ={"PATH": "/bin"},
         bootstrap="broker:1",
         log_id=log_id,
+        stack_id="abc123",
         python="python",
         inference_python="vllm-python",
         new_port=lambda: next(ports),
@@ -76,3 +77,11 @@ def test_remote_engine_gets_its_url() -> None:
     found = specs(engine=Engine("openai", "http://h:1/v1"))
 
     assert found["inference-0"].env["HEADRACE_INFERENCE__OPENAI_BASE_URL"] == "http://h:1/v1"
+
+
+def test_static_ids_are_the_slot_s_and_the_data_folder_s() -> None:
+    found = specs()
+
+    assert found["ingest-0"].env["HEADRACE_INGEST__INSTANCE_ID"] == "ingest-0.abc123"
+    assert found["inference-1"].env["HEADRACE_INFERENCE__WORKER_ID"] == "inference-1.abc123"
+    assert found["inference-1"].env["HEADRACE_INFERENCE__STATIC_MEMBER"] == "true"

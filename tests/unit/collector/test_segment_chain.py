@@ -140,3 +140,14 @@ async def test_missing_start_of_a_shortened_chain_is_refused() -> None:
 
     with pytest.raises(BrokenChain, match="should start at 10"):
         await walk(chain_of(store))
+
+
+async def test_chain_whose_beginning_was_lost_is_refused() -> None:
+    store = MemoryObjectStore()
+    chain = chain_of(store)
+    chain.start_at(0)
+    keys = [await extend(chain, number, 10 * (number + 1)) for number in range(3)]
+    await store.delete(keys[0])
+
+    with pytest.raises(BrokenChain, match="no marker"):
+        await walk(chain_of(store))
