@@ -1,17 +1,22 @@
 """The `headrace` command."""
 
+import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cli import keys
 from cli import options as opt
 from cli.recover import recover
 from cli.up import default_engine, default_models, up
 from cli.verify import verify
+from shared.api_keys import SCOPES
 from shared.errors import HeadraceError, SetupError
 from shared.lifecycle import SETUP_EXIT_CODE
+from shared.messages import ApiKey
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -82,6 +87,73 @@ def verify_command(
 ) -> None:
     """Check segments, files and records of batches against each other, from the object store alone."""
     raise typer.Exit(verify(batch_ids, opt.parse_store(store, data)))
+
+
+keys_app = typer.Typer(no_args_is_help=True, help="API keys: who may call, as which tenant.")
+app.add_typer(keys_app, name="keys")
+KafkaAddress = Annotated[str, typer.Option(help="HOST:PORT; the log of the stack that runs in --data by default.")]
+Output = Annotated[str, typer.Option(help="text or json.")]
+
+
+@keys_app.command("create")
+def keys_create_command(
+    tenant: Annotated[str, typer.Option(help="Whose files and batches the key opens.")] = "default",
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    scope: Annotated[list[str] | None, typer.Option(help=f"{', '.join(SCOPES)}; all by default; repeatable.")] = None,
+    expires: Annotated[str, typer.Option(help="Such as 90d or 12h; never by default.")] = "",
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Limit of this key.")] = None,
+    data: Data = Path(".headrace"),
+    kafka: KafkaAddress = "",
+    store: Store = "",
+    output: Output = "text",
+) -> None:
+    """Make a key and print its secret, this one time."""
+    request = keys.KeyRequest(tenant, name, tuple(scope or ()), keys.parse_duration(expires), requests_per_minute)
+    where = keys.installation(data, kafka, opt.parse_store(store, data))
+    _show_secret(*keys.create(where, keys.check_request(request)), output)
+
+
+@keys_app.command("list")
+def keys_list_command(data: Data = Path(".headrace"), store: Store = "", output: Output = "text") -> None:
+    """All keys, without their secrets."""
+    found = keys.list_keys(keys.Installation("", opt.parse_store(store, data)))
+    shown = [keys.describe(key, time.time()) for key in found]
+    if output == "json":
+        print(json.dumps(shown, indent=2))
+        return
+    for key in shown:
+        print(f"{key['id']}  {key['tenant']}  {key['key']}  {key['state']}  {key['name']}")
+
+
+@keys_app.command("rotate")
+def keys_rotate_command(
+    key_id: str,
+    grace: Annotated[str, typer.Option(help="How long the old secret still opens.")] = "24h",
+    data: Data = Path(".headrace"),
+    kafka: KafkaAddress = "",
+    store: Store = "",
+    output: Output = "text",
+) -> None:
+    """Make a key like this one; this one ends after the grace."""
+    where = keys.installation(data, kafka, opt.parse_store(store, data))
+    _show_secret(*keys.rotate(where, key_id, keys.parse_duration(grace) or 0), output)
+
+
+@keys_app.command("revoke")
+def keys_revoke_command(
+    key_id: str, data: Data = Path(".headrace"), kafka: KafkaAddress = "", store: Store = ""
+) -> None:
+    """End a key now."""
+    keys.revoke(keys.installation(data, kafka, opt.parse_store(store, data)), key_id)
+    print(f"{key_id} is revoked")
+
+
+def _show_secret(key: ApiKey, secret: str, output: str) -> None:
+    if output == "json":
+        print(json.dumps(keys.describe(key, time.time()) | {"secret": secret}, indent=2))
+        return
+    print(secret)
+    print(f"key {key.id} of tenant {key.tenant}; the secret above is shown this one time", file=sys.stderr)
 
 
 def main() -> None:

@@ -175,8 +175,11 @@ def _higher(old: ShardProgressed | None, new: ShardProgressed) -> ShardProgresse
     return old
 
 
-def batch_object(view: BatchView) -> dict[str, Any]:
-    """OpenAI's Batch object, every key present, in the order of the real service (contract 2.1)."""
+def batch_object(view: BatchView, *, counts_sum: bool = False) -> dict[str, Any]:
+    """OpenAI's Batch object, every key present, in the order of the real service (contract 2.1).
+
+    With `counts_sum` lines that never ran count as failed, so that completed + failed = total at the end.
+    """
     created, dispatch, closed, status = view.created, view.dispatch, view.closed, view.status
     failed = dispatch is not None and dispatch.failed_at is not None
     return {
@@ -184,7 +187,7 @@ def batch_object(view: BatchView) -> dict[str, Any]:
         "object": "batch",
         "endpoint": created.endpoint,
         "model": dispatch.model if dispatch and not failed else None,
-        "errors": _errors(dispatch.errors) if dispatch and failed else None,
+        "errors": errors_object(dispatch.errors) if dispatch and failed else None,
         "input_file_id": created.input_file_id,
         "completion_window": created.completion_window,
         "status": str(status),
@@ -199,7 +202,7 @@ def batch_object(view: BatchView) -> dict[str, Any]:
         "expired_at": closed.closed_at if closed and closed.status == "expired" else None,
         "cancelling_at": view.cancel.cancelling_at if view.cancel else None,
         "cancelled_at": closed.closed_at if closed and closed.status == "cancelled" else None,
-        "request_counts": _counts(view, failed),
+        "request_counts": _counts(view, failed, counts_sum),
         "usage": _usage(closed.usage if closed else _sum_usage(view)),
         "metadata": created.metadata,
     }
@@ -211,9 +214,10 @@ def _finalizing_at(view: BatchView, status: BatchStatus) -> int | None:
     return max((p.answered_at for p in view.progress.values() if p.answered_at), default=None)
 
 
-def _counts(view: BatchView, failed: bool) -> dict[str, int]:
-    if view.closed:
-        return {"total": view.closed.total, "completed": view.closed.completed, "failed": view.closed.failed}
+def _counts(view: BatchView, failed: bool, counts_sum: bool) -> dict[str, int]:
+    if closed := view.closed:
+        not_run = closed.not_run if counts_sum else 0
+        return {"total": closed.total, "completed": closed.completed, "failed": closed.failed + not_run}
     if view.dispatch is None or failed:
         return {"total": 0, "completed": 0, "failed": 0}
     shards = view.progress.values()
@@ -238,6 +242,7 @@ def _usage(u: Usage) -> dict[str, Any]:
     }
 
 
-def _errors(problems: Iterable[LineProblem]) -> dict[str, Any]:
+def errors_object(problems: Iterable[LineProblem]) -> dict[str, Any]:
+    """The envelope of `batch.errors`, never a bare list (contract 0.4)."""
     data = [{"code": p.code, "message": p.message, "param": p.param, "line": p.line} for p in problems]
     return {"object": "list", "data": data}

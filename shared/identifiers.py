@@ -27,6 +27,16 @@ def file_id(entropy: bytes) -> str:
     return "file-" + "".join(digits)
 
 
+def upload_id(now_s: int, entropy: bytes) -> str:
+    """`upload_` + 32 hex digits; the first 8 are the creation time."""
+    return f"upload_{now_s & 0xFFFFFFFF:08x}{entropy[:12].hex()}"
+
+
+def part_id(now_s: int, entropy: bytes) -> str:
+    """`part_` + 32 hex digits; the first 8 are the creation time."""
+    return f"part_{now_s & 0xFFFFFFFF:08x}{entropy[:12].hex()}"
+
+
 def result_file_id(batch: str, kind: str) -> str:
     """The id of a batch's `output` or `error` file: finalising twice names the same file."""
     return file_id(f"{batch}/{kind}".encode())

@@ -53,7 +53,10 @@ class LineProblem(msgspec.Struct, frozen=True):
 
 
 class StoredFile(Message, frozen=True, kw_only=True):
-    """A File object and the key of its bytes; the value on `files`."""
+    """A File object and the key of its bytes; the value on `files`.
+
+    A file that was `deleted` is as good as gone, but its bytes stay while an open batch reads them.
+    """
 
     id: str
     purpose: str
@@ -63,12 +66,44 @@ class StoredFile(Message, frozen=True, kw_only=True):
     object_key: str
     expires_at: int | None = None
     tenant: str = "default"
+    deleted: bool = False
+
+    def is_visible(self, tenant: str, now_s: float) -> bool:
+        """Whether the tenant may know of it; to others, and after its end, it is like an unknown one."""
+        return self.tenant == tenant and not self.is_over(now_s)
+
+    def is_over(self, now_s: float) -> bool:
+        """Whether it was deleted or has expired."""
+        return self.deleted or (self.expires_at is not None and self.expires_at <= now_s)
+
+
+class ApiKey(Message, frozen=True, kw_only=True):
+    """A key of the API; the value on `keys`. The secret itself is nowhere, only its SHA-256 in hex.
+
+    `hint` is what a list shows of the secret. Times are Unix seconds.
+    """
+
+    id: str
+    tenant: str
+    name: str
+    sha256: str
+    hint: str
+    scopes: tuple[str, ...]
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+    requests_per_minute: int | None = None
+
+    def is_valid(self, now_s: float) -> bool:
+        """Whether it opens anything now."""
+        return self.revoked_at is None and (self.expires_at is None or now_s < self.expires_at)
 
 
 class BatchCreated(Message, frozen=True, kw_only=True, tag="created"):
     """Facet `created`, and the manifest object in the store. Written once, by the api.
 
-    `input_file` repeats the File object, so that the store alone tells what was asked for.
+    `input_file` repeats the File object, so that the store alone tells what was asked for. `priority` orders a
+    tenant's own batches, higher first; `fingerprint` is the hash of what was asked for, which finds repeated calls.
     """
 
     id: str
@@ -80,8 +115,11 @@ class BatchCreated(Message, frozen=True, kw_only=True, tag="created"):
     metadata: dict[str, str] | None = None
     tenant: str = "default"
     output_expires_after_s: int | None = None
+    priority: int = 0
+    fingerprint: str | None = None
     traceparent: str | None = None
     input_file: StoredFile | None = None
+    retry_of: str | None = None
 
 
 class BatchCancelRequested(Message, frozen=True, kw_only=True, tag="cancel"):
@@ -93,9 +131,11 @@ class BatchCancelRequested(Message, frozen=True, kw_only=True, tag="cancel"):
 class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
     """Facet `dispatch`: refused with `errors`, or in progress with `total` and a cursor.
 
-    `next_line` and `next_byte` say where in the input file to go on; `highest_offsets` is the last request
-    offset per partition, which the audit needs to know that everything was consumed. `answered_key` names an
-    object with one bit per line: those that were answered in an earlier log and are not dispatched again.
+    `model` is the one that all lines name, if it is one. `next_line` and `next_byte` say where in the input file to go
+    on; `highest_offsets` is the last request offset per `topic/partition`, which the audit needs to know that
+    everything was consumed. `answered_key` names an object with one bit per line: those that were answered in an
+    earlier log and are not dispatched again. `pools` are the models whose workers get the lines, when that is not
+    simply `model`; a line that names none of them goes to the first.
     """
 
     failed_at: int | None = None
@@ -107,24 +147,37 @@ class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
     next_byte: int = 0
     highest_offsets: dict[str, int] = msgspec.field(default_factory=dict)
     answered_key: str | None = None
+    pools: tuple[str, ...] = ()
+
+    @property
+    def pool_models(self) -> tuple[str, ...]:
+        """The models whose workers get lines; none for a batch that was refused or never validated."""
+        return self.pools or ((self.model,) if self.model is not None else ())
+
+    def pool_of(self, model: str) -> str:
+        """The model to whose workers a line goes that names `model`."""
+        pools = self.pool_models
+        return model if model in pools else pools[0]
 
 
 class ShardProgressed(Message, frozen=True, kw_only=True, tag="progress"):
     """Facet `progress/<shard>`: counts of what is durable in the store; readers take the maximum.
 
-    `answered_at` is set once every line of the shard has its completion.
+    `answered_at` is set once every line of the shard has its completion; `error_codes` counts the failed ones.
     """
 
     completed: int
     failed: int
     usage: Usage = Usage()
+    error_codes: dict[str, int] = msgspec.field(default_factory=dict)
     answered_at: int | None = None
 
 
 class ShardRedriven(Message, frozen=True, kw_only=True, tag="redriven"):
     """Facet `redriven/<shard>`: lines that were lost by proof and sent again, `num_lines` in all.
 
-    `attempt` is that of the last time, and `highest_offsets` what has to be consumed before the next proof.
+    `attempt` is that of the last time, and `highest_offsets`, per `topic/partition`, what has to be consumed before the
+    next proof.
     """
 
     attempt: int
@@ -141,6 +194,7 @@ class ShardClosed(Message, frozen=True, kw_only=True):
     failed: int
     not_run: int
     usage: Usage = Usage()
+    error_codes: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def num_errors(self) -> int:
@@ -159,6 +213,7 @@ class BatchClosed(Message, frozen=True, kw_only=True, tag="closed"):
     failed: int
     not_run: int
     usage: Usage = Usage()
+    error_codes: dict[str, int] = msgspec.field(default_factory=dict)
     output_file_id: str | None = None
     error_file_id: str | None = None
     files: tuple[StoredFile, ...] = ()
@@ -212,6 +267,8 @@ class CompletionHeaders(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     succeeded: bool = False
     usage: Usage = Usage()
+    # Of a line that failed: the error's code, or what stands for it.
+    error_code: str | None = None
     traceparent: str | None = None
 
     @property
@@ -287,6 +344,8 @@ def completion_headers(h: CompletionHeaders) -> list[Header]:
         headers.append(("outcome", b"completed" if h.succeeded else b"failed"))
         tokens = (u.input_tokens, u.output_tokens, u.cached_tokens, u.reasoning_tokens)
         headers.append(("usage", b"%d,%d,%d,%d" % tokens))
+        if h.error_code:
+            headers.append(("error_code", h.error_code.encode()))
     if h.traceparent:
         headers.append(("traceparent", h.traceparent.encode()))
     return headers
@@ -318,6 +377,7 @@ def read_completion_headers(headers: Iterable[Header]) -> CompletionHeaders:
             total=total,
             succeeded=found["outcome"] == b"completed",
             usage=Usage(*(int(n) for n in found["usage"].split(b",", 3))),
+            error_code=_text(found.get("error_code")),
             traceparent=traceparent,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:

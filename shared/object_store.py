@@ -64,6 +64,21 @@ def file_object_key(file_id: str) -> str:
     return f"file-objects/{file_id}.json"
 
 
+def upload_key(upload_id: str, name: str) -> str:
+    """`upload.json` of an Upload, and `end.json`: the one way in which it ended."""
+    return f"uploads/{upload_id}/{name}"
+
+
+def part_key(upload_id: str, part_id: str) -> str:
+    """Bytes of a part of an Upload."""
+    return f"uploads/{upload_id}/parts/{part_id}"
+
+
+def api_key_key(key_id: str, name: str) -> str:
+    """`created.json` of an API key, and `ends/<second>.json` for each time its end was decided."""
+    return f"api-keys/{key_id}/{name}"
+
+
 def cancel_key(batch_id: str) -> str:
     """The wish to cancel, written before the cancel call is answered."""
     return f"batches/{batch_id}/cancel.json"

@@ -33,12 +33,36 @@ class RequestLine(msgspec.Struct, frozen=True):
     method: str = "POST"
 
 
+class _EnvelopeError(msgspec.Struct):
+    message: str | None = None
+    type: str | None = None
+    code: str | int | None = None
+
+
+class _Envelope(msgspec.Struct):
+    error: _EnvelopeError | None = None
+
+
+class _ModelOnly(msgspec.Struct):
+    model: str = ""
+
+
+class _BodyModel(msgspec.Struct):
+    body: _ModelOnly
+
+
 _line_decoder = msgspec.json.Decoder(RequestLine)
+_model_decoder = msgspec.json.Decoder(_BodyModel)
 
 
 def decode_request_line(value: bytes) -> RequestLine:
     """Parse a line that was validated before it was published; raises msgspec.MsgspecError otherwise."""
     return _line_decoder.decode(value)
+
+
+def model_of_line(value: bytes) -> str:
+    """The model that a validated line names."""
+    return _model_decoder.decode(value).body.model
 
 
 def _escape_character(error: UnicodeError) -> tuple[str, int]:
@@ -63,23 +87,36 @@ def to_ascii_json(body: bytes) -> bytes:
     return body.strip()
 
 
-def answered_line(*, batch_id: str, line: int, custom_id: str, request_id: str, status: int, body: bytes) -> bytes:
+def answered_line(
+    *, batch_id: str, line: int, custom_id: str, request_id: str, status: int, body: bytes, error: bytes = b"null"
+) -> bytes:
     """An output line (status 200) or an HTTP-level error line, with its newline.
 
-    `line` is 0-based; `body` is a JSON object in UTF-8. The id depends on (batch id, line) alone, so a
-    line that ran twice names itself the same.
+    `line` is 0-based; `body` is a JSON object in UTF-8, `error` the JSON of the top-level member. The id depends on
+    (batch id, line) alone, so a line that ran twice names itself the same.
     """
     return (
         b'{"id": "%b", "custom_id": %b, "response": '
-        b'{"status_code": %d, "request_id": "%b", "body": %b}, "error": null}\n'
+        b'{"status_code": %d, "request_id": "%b", "body": %b}, "error": %b}\n'
         % (
             identifiers.request_id(batch_id, line).encode(),
             json.dumps(custom_id).encode(),
             status,
             request_id.encode(),
             to_ascii_json(body),
+            error,
         )
     )
+
+
+def duplicated_error(status: int, body: bytes) -> bytes:
+    """The top-level member that repeats what an HTTP failure's body says, for clients that look only there."""
+    try:
+        found = msgspec.json.decode(body, type=_Envelope).error or _EnvelopeError()
+    except (msgspec.MsgspecError, RecursionError):
+        found = _EnvelopeError()
+    code, message = found.code or found.type or f"http_{status}", found.message or f"HTTP status {status}"
+    return json.dumps({"code": code, "message": message}).encode()
 
 
 def unanswered_line(*, batch_id: str, line: int, custom_id: str, code: str, message: str) -> bytes:

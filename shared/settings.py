@@ -72,6 +72,22 @@ class TelemetrySettings(Block):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class ContractSettings(Block):
+    """Where compatible services differ; every default is what OpenAI does (openai-contract)."""
+
+    # Error lines of HTTP failures: `error: null`, or code and message copied to the top level too.
+    error_lines: Literal["openai", "duplicated"] = "openai"
+    # A create call that names an unknown input file: refused at once, or a batch that fails.
+    unknown_input_file: Literal["400", "failed"] = "400"
+    # Lines that name an unknown model: the batch fails, or each such line does.
+    unknown_model: Literal["failed", "per_line"] = "failed"
+    # Whether lines that never ran count as failed at the end.
+    counts: Literal["openai", "sum"] = "openai"
+    # Whether windows other than 24h are taken: `30m`, `7d`.
+    windows: Literal["openai", "free"] = "openai"
+    several_models: bool = False
+
+
 class HealthSettings(Block):
     """Where `/healthz` and `/readyz` of this process are served; port 0 = any free one, not served when absent."""
 
@@ -89,6 +105,7 @@ class ServiceSettings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     store: StoreSettings = StoreSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    contract: ContractSettings = ContractSettings()
     health: HealthSettings = HealthSettings()
     # Models that have a pool of workers, whether or not one is alive now.
     models: tuple[str, ...] = ()

@@ -43,6 +43,7 @@ class Topics:
         self.batches = Topic(f"{p}batches", settings.batches_partitions, compacted=True)
         self.files = Topic(f"{p}files", 1, compacted=True)
         self.workers = Topic(f"{p}workers", 1, compacted=True)
+        self.keys = Topic(f"{p}keys", 1, compacted=True)
         self.completions = Topic(f"{p}completions", settings.completions_partitions, retention_ms=3 * DAY_MS)
         self.control = Topic(f"{p}control", 1, retention_ms=DAY_MS)
         self.dlq = Topic(f"{p}dlq", 1, retention_ms=30 * DAY_MS)
@@ -54,7 +55,7 @@ class Topics:
 
     def all_for(self, models: tuple[str, ...]) -> list[Topic]:
         """Every topic that an installation serving `models` needs."""
-        fixed = [self.batches, self.files, self.workers, self.completions, self.control, self.dlq]
+        fixed = [self.batches, self.files, self.workers, self.keys, self.completions, self.control, self.dlq]
         return fixed + [self.requests(model) for model in dict.fromkeys(models)]
 
 

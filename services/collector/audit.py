@@ -41,7 +41,7 @@ UNPROVEN: Final = Unproven()
 
 
 def requests_of(dispatch: BatchDispatched, redriven: ShardRedriven | None) -> dict[str, int]:
-    """The last request offset per partition that a proof has to see consumed."""
+    """The last request offset per `topic/partition` that a proof has to see consumed."""
     offsets = dict(dispatch.highest_offsets)
     for partition, offset in (redriven.highest_offsets if redriven else {}).items():
         offsets[partition] = max(offsets.get(partition, -1), offset)
@@ -58,8 +58,9 @@ def verdict(
 ) -> Verdict:
     """Judge a shard with missing lines.
 
-    `committed` is the group's next offset per partition, `folded_to` the next offset of the completions partition that
-    the ledger has not seen, `end_when_consumed` the end of that partition noted after an earlier Consumed.
+    `committed` is the group's next offset per `topic/partition`, `folded_to` the next offset of the completions
+    partition that the ledger has not seen, `end_when_consumed` the end of that partition noted after an earlier
+    Consumed.
     """
     if any(committed.get(partition, -1) <= offset for partition, offset in requests.items()):
         return UNPROVEN

@@ -1,7 +1,7 @@
 """How is a lost line found and healed? SHELL: gathers the facts of a proof, asks `audit`, and sends lines again."""
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -26,7 +26,7 @@ from shared.messages import (
     request_headers,
 )
 from shared.object_store import ObjectStore, file_key, final_key
-from shared.openai_batch import decode_request_line, unanswered_line
+from shared.openai_batch import decode_request_line, model_of_line, unanswered_line
 from shared.telemetry import Telemetry
 from shared.topics import RECORD_BYTES_MAX, Topic, Topics, completion_key, facet_key, num_shards, partition_of
 
@@ -46,12 +46,19 @@ class Suspect:
     batch: OpenBatch
     created: BatchCreated
     dispatch: BatchDispatched
-    requests_topic: Topic
+    # By the model whose workers read it.
+    request_topics: Mapping[str, Topic]
 
     @property
     def redriven(self) -> ShardRedriven | None:
         """The shard's last re-drive."""
         return self.batch.redriven_of(self.shard_id[1])
+
+    def topic_of(self, line: bytes) -> Topic:
+        """Where a line is sent."""
+        if len(self.request_topics) == 1:
+            return next(iter(self.request_topics.values()))
+        return self.request_topics[self.dispatch.pool_of(model_of_line(line))]
 
     @property
     def proof_id(self) -> tuple[ShardId, int, int]:
@@ -97,26 +104,26 @@ class Auditor:
         suspects = list(self._suspects(ledger))
         current = {suspect.proof_id for suspect in suspects}
         self._ends = {proof_id: end for proof_id, end in self._ends.items() if proof_id in current}
-        for topic in {suspect.requests_topic.name: suspect.requests_topic for suspect in suspects}.values():
+        committed: dict[str, int] = {}
+        for topic in {topic.name: topic for suspect in suspects for topic in suspect.request_topics.values()}.values():
             partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
-            committed = await self._group_offsets.committed(topic.name, partitions)
-            offsets = {str(tp.partition): found.offset for tp, found in committed.items()}
-            for suspect in suspects:
-                if suspect.requests_topic.name == topic.name:
-                    await self._judge(suspect, offsets, ledger, reader, folded_to)
+            found = await self._group_offsets.committed(topic.name, partitions)
+            committed |= {f"{tp.topic}/{tp.partition}": offset.offset for tp, offset in found.items()}
+        for suspect in suspects:
+            await self._judge(suspect, committed, ledger, reader, folded_to)
 
     def _suspects(self, ledger: Ledger) -> Iterator[Suspect]:
         partitions = self._topics.completions.partitions
         for batch_id, batch in self._open_batches.open.items():
             dispatch = batch.dispatch
-            if dispatch is None or batch.created is None or dispatch.model is None or dispatch.next_line == 0:
+            if dispatch is None or batch.created is None or not dispatch.pool_models or dispatch.next_line == 0:
                 continue
+            topics = {model: self._topics.requests(model) for model in dispatch.pool_models}
             for number in range(num_shards(dispatch.next_line)):
                 shard = ledger.shards.get((batch_id, number))
                 is_ours = partition_of(completion_key(batch_id, number), partitions) == self._tp.partition
                 if is_ours and (shard is None or shard.how_closed is None):
-                    topic = self._topics.requests(dispatch.model)
-                    yield Suspect((batch_id, number), batch, batch.created, dispatch, topic)
+                    yield Suspect((batch_id, number), batch, batch.created, dispatch, topics)
 
     async def _judge(
         self,
@@ -153,7 +160,7 @@ class Auditor:
         async for lines in self._chunks(suspect, missing):
             records = [self._request(suspect, line, attempt) for line in lines]
             for written in await self._publisher.send_all(records):
-                partition = str(written.partition)
+                partition = f"{written.topic}/{written.partition}"
                 offsets[partition] = max(offsets.get(partition, -1), written.offset)
             num_sent += len(lines)
             self._num_redriven.add(len(lines))
@@ -196,7 +203,7 @@ class Auditor:
             attempt=attempt,
             tenant=created.tenant,
         )
-        topic = suspect.requests_topic
+        topic = suspect.topic_of(line.value or b"")
         partition = next(_partition_counter) % topic.partitions
         return OutgoingRecord(topic.name, line.value, partition, None, request_headers(headers))
 
@@ -209,6 +216,8 @@ class Auditor:
             code=LOST_CODE,
             message=LOST_MESSAGE,
         )
-        headers = CompletionHeaders(kind="line", batch_id=batch_id, line=line.number, total=suspect.dispatch.total)
+        headers = CompletionHeaders(
+            kind="line", batch_id=batch_id, line=line.number, total=suspect.dispatch.total, error_code=LOST_CODE
+        )
         key = completion_key(batch_id, number)
         return OutgoingRecord(self._tp.topic, value, self._tp.partition, key, completion_headers(headers))

@@ -22,6 +22,7 @@ from services.collector.segment import Entry, Segment, SegmentBuilder, flush_due
 from services.collector.segment_chain import ChainTaken, SegmentChain
 from services.collector.settings import CollectorBlock
 from shared.dead_letters import dead_letter
+from shared.error_codes import add_codes
 from shared.errors import ObjectStoreError, SetupError, UnavailableError
 from shared.kafka import KAFKA_ERRORS, OutgoingRecord, Publisher
 from shared.lifecycle import Stop
@@ -119,6 +120,7 @@ class PartitionCollector:
             for batch in segment.footer.batches:
                 shard = self._ledger.shards[batch.id, batch.shard]
                 shard.usage = shard.usage.plus(batch.usage)
+                add_codes(shard.error_codes, batch.error_codes)
         await reader.open({self._tp: self._chain.next_offset})
         begin, end = (await reader.beginning_offsets())[self._tp], (await reader.end_offsets())[self._tp]
         if self._chain.next_offset is None:
@@ -219,7 +221,11 @@ class PartitionCollector:
     def _note_shard(self, shard: Shard) -> None:
         answered_at = int(time.time()) if shard.num_answered == shard.num_lines else None
         counts = ShardProgressed(
-            completed=shard.completed, failed=shard.failed, usage=shard.usage, answered_at=answered_at
+            completed=shard.completed,
+            failed=shard.failed,
+            usage=shard.usage,
+            error_codes=dict(shard.error_codes),
+            answered_at=answered_at,
         )
         self._progress.note((shard.batch_id, shard.number), counts)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from services.collector.ledger import CANCELLED, COMPLETED, EXPIRED, Shard
 from services.collector.result_files import KINDS, LineIndex, ResultFiles, put_together
 from shared import identifiers
+from shared.error_codes import add_codes
 from shared.errors import ObjectExists
 from shared.messages import BatchClosed, BatchCreated, ShardClosed, StoredFile, Usage, encode
 from shared.object_store import ObjectStore, file_key, final_key, manifest_key, read_json, shard_key
@@ -130,6 +131,7 @@ class Finalizer:
             failed=shard.failed,
             not_run=shard.num_lines - shard.num_answered,
             usage=shard.usage,
+            error_codes=dict(shard.error_codes),
         )
 
     async def _create_file(self, key: str, files: ResultFiles, kind: str) -> None:
@@ -147,9 +149,10 @@ class Finalizer:
             for kind in KINDS
             if any(_num_lines(record, kind) for record in shards)
         }
-        usage = Usage()
+        usage, error_codes = Usage(), dict[str, int]()
         for record in shards:
             usage = usage.plus(record.usage)
+            add_codes(error_codes, record.error_codes)
         final = BatchClosed(
             status=batch_status({record.status for record in shards}),
             finalizing_at=finalizing_at,
@@ -159,6 +162,7 @@ class Finalizer:
             failed=sum(record.failed for record in shards),
             not_run=sum(record.not_run for record in shards),
             usage=usage,
+            error_codes=error_codes,
             output_file_id=files["output"].id if "output" in files else None,
             error_file_id=files["error"].id if "error" in files else None,
             files=tuple(files.values()),

@@ -7,6 +7,7 @@ replay of the same log gives the same verdicts (invariants V1, V5).
 
 from dataclasses import dataclass, field
 
+from shared.error_codes import add_codes
 from shared.messages import CompletionHeaders, Usage
 from shared.topics import SHARD_LINES
 
@@ -50,6 +51,7 @@ class Shard:
     completed: int = 0
     failed: int = 0
     usage: Usage = field(default_factory=Usage)
+    error_codes: dict[str, int] = field(default_factory=dict)
     how_closed: str | None = None
     bitmap: bytearray = field(default_factory=bytearray)
 
@@ -102,6 +104,8 @@ class Ledger:
             shard.completed += 1
         else:
             shard.failed += 1
+            if record.error_code:  # those that a chain tells are in its footers
+                add_codes(shard.error_codes, {record.error_code: 1})
         shard.usage = shard.usage.plus(record.usage)
         closes = shard.num_answered == shard.num_lines
         if closes:

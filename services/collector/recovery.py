@@ -17,8 +17,10 @@ from aiokafka import TopicPartition
 from services.collector.chains import ChainName, Lineage, chains_in
 from services.collector.ledger import Dropped, Ledger, Shard
 from services.collector.segment_chain import ChainedSegment, SegmentChain
+from shared.error_codes import error_code_of_line
 from shared.errors import ObjectExists
 from shared.kafka import OutgoingRecord, Publisher
+from shared.key_store import publish_key, read_keys
 from shared.log_reader import LogReader
 from shared.messages import (
     BatchCancelRequested,
@@ -77,6 +79,7 @@ class KnownKeys:
 
     facets: set[str] = field(default_factory=set)
     files: set[str] = field(default_factory=set)
+    api_keys: set[str] = field(default_factory=set)
 
 
 class Recovery:
@@ -110,17 +113,21 @@ class Recovery:
         for stored in batches.values():
             await self._publish_batch(stored, ledger, known)
         await self._publish_files(batches.values(), known)
+        for key_id, key in (await read_keys(self._store)).items():
+            if key_id not in known.api_keys:
+                await publish_key(self._publisher, self._topics, key)
         return self._done
 
     async def _read_known(self, reader: LogReader) -> KnownKeys:
-        batches, files = self._topics.batches, self._topics.files
-        partitions = [TopicPartition(t.name, n) for t in (batches, files) for n in range(t.partitions)]
+        known = KnownKeys()
+        batches, files, api_keys = self._topics.batches, self._topics.files, self._topics.keys
+        names = {batches.name: known.facets, files.name: known.files, api_keys.name: known.api_keys}
+        partitions = [TopicPartition(t.name, n) for t in (batches, files, api_keys) for n in range(t.partitions)]
         await reader.open(dict.fromkeys(partitions))
-        known, ends = KnownKeys(), await reader.end_offsets()
+        ends = await reader.end_offsets()
         while any(reader.positions[tp] < end for tp, end in ends.items()):
             for record in await reader.poll(timeout_ms=READ_TIMEOUT_MS, max_records=READ_RECORDS):
-                keys = known.facets if record.topic == batches.name else known.files
-                keys.add((record.key or b"").decode(errors="replace"))
+                names[record.topic].add((record.key or b"").decode(errors="replace"))
         return known
 
     async def _stored_batch(self, batch_id: str) -> StoredBatch:
@@ -149,6 +156,8 @@ class Recovery:
             value = data[entry.position : entry.position + entry.length]
             if completion.succeeded:
                 completion = msgspec.structs.replace(completion, usage=usage_of_line(value))
+            elif not entry.is_end:
+                completion = msgspec.structs.replace(completion, error_code=error_code_of_line(value))
             if isinstance(ledger.apply(completion), Dropped):
                 continue
             key = completion_key(*completion.shard_id)
@@ -168,7 +177,7 @@ class Recovery:
             facets["cancel"] = stored.cancel
         for shard in shards:
             facets[f"progress/{shard.number}"] = ShardProgressed(
-                completed=shard.completed, failed=shard.failed, usage=shard.usage
+                completed=shard.completed, failed=shard.failed, usage=shard.usage, error_codes=shard.error_codes
             )
         if stored.final is not None:
             facets["closed"] = stored.final

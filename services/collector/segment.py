@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from shared.error_codes import add_codes
 from shared.messages import CompletionHeaders, Usage
 from shared.topics import SHARD_LINES, shard_of_line
 
@@ -31,12 +32,13 @@ class CorruptSegment(ValueError):
 
 
 class BatchInSegment(msgspec.Struct, frozen=True):
-    """A batch shard that the segment has entries of, and the tokens of those lines."""
+    """A batch shard that the segment has entries of, the tokens of those lines, and why some failed."""
 
     id: str
     shard: int
     total: int
     usage: Usage
+    error_codes: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Footer(msgspec.Struct, frozen=True):
@@ -101,6 +103,7 @@ class SegmentBuilder:
         self._entries: list[Entry] = []
         self._usage: dict[tuple[str, int], Usage] = {}
         self._totals: dict[tuple[str, int], int] = {}
+        self._error_codes: dict[tuple[str, int], dict[str, int]] = {}
         self.num_bytes = 0
 
     def __len__(self) -> int:
@@ -114,6 +117,8 @@ class SegmentBuilder:
         shard_id = record.shard_id
         self._usage[shard_id] = self._usage.get(shard_id, Usage()).plus(record.usage)
         self._totals.setdefault(shard_id, record.total)
+        if record.error_code:
+            add_codes(self._error_codes.setdefault(shard_id, {}), {record.error_code: 1})
         self._lines.append(value)
         self.num_bytes += len(value)
 
@@ -121,7 +126,8 @@ class SegmentBuilder:
         """The segment that covers everything up to `next_offset`."""
         index = {shard_id: number for number, shard_id in enumerate(self._usage)}
         batches = tuple(
-            BatchInSegment(*shard_id, self._totals[shard_id], usage) for shard_id, usage in self._usage.items()
+            BatchInSegment(*shard_id, self._totals[shard_id], usage, self._error_codes.get(shard_id, {}))
+            for shard_id, usage in self._usage.items()
         )
         footer = Footer(self._topic, self._partition, self._first_offset, next_offset, self._previous, batches)
         packed = b"".join(

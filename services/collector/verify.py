@@ -20,6 +20,7 @@ from services.collector.result_files import KINDS, LineIndex, put_together
 from services.collector.segment import CorruptSegment
 from services.collector.segment_chain import FIRST_SHA256, ChainedSegment, SegmentChain
 from shared import identifiers
+from shared.error_codes import add_codes
 from shared.errors import HeadraceError, ObjectNotFound, ObjectStoreError
 from shared.jsonl import Line, LineReader
 from shared.messages import BatchClosed, BatchCreated, BatchDispatched, ShardClosed
@@ -226,6 +227,7 @@ def _fold_segment(segment: ChainedSegment, batch_id: str, fold: Folded, report: 
         if batch.id == batch_id:
             shard = fold.ledger.shards[batch.id, batch.shard]
             shard.usage = shard.usage.plus(batch.usage)
+            add_codes(shard.error_codes, batch.error_codes)
 
 
 def _closes(fold: Folded, final: BatchClosed) -> bool:

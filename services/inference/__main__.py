@@ -90,7 +90,13 @@ class WorkerProcess:
                 telemetry.close()
 
     async def _serve(self, engine: Engine, telemetry: Telemetry) -> int:
-        room = EngineRoom(engine, self._worker.model, telemetry, self._worker.transient_tries)
+        room = EngineRoom(
+            engine,
+            self._worker.model,
+            telemetry,
+            self._worker.transient_tries,
+            duplicate_errors=self._settings.contract.error_lines == "duplicated",
+        )
         thread = KafkaThread(self._kafka_side(engine, room, telemetry))
         async with asyncio.TaskGroup() as group:
             watchers = [

@@ -3,8 +3,9 @@
 import msgspec
 
 from services.inference.engine import Answer
+from shared.error_codes import error_code_of
 from shared.messages import CompletionHeaders, RequestHeaders, Usage
-from shared.openai_batch import answered_line, unanswered_line
+from shared.openai_batch import answered_line, duplicated_error, unanswered_line
 from shared.topics import RECORD_BYTES_MAX
 from shared.usage import usage_of
 
@@ -19,13 +20,20 @@ class Completion(msgspec.Struct, frozen=True):
     value: bytes
     succeeded: bool
     usage: Usage
+    error_code: str | None = None
 
 
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def answered(headers: RequestHeaders, custom_id: str, request_id: str, answer: Answer) -> Completion:
-    """The line for an engine's answer; one that does not fit into a record becomes an error line."""
+def answered(
+    headers: RequestHeaders, custom_id: str, request_id: str, answer: Answer, *, duplicate_errors: bool = False
+) -> Completion:
+    """The line for an engine's answer; one that does not fit into a record becomes an error line.
+
+    With `duplicate_errors` the code and message of an HTTP failure are also the line's own `error`.
+    """
+    succeeded = answer.status == 200
     if not _is_object(answer.body):
         return unanswered(headers, custom_id, "invalid_response", "The engine's answer is not a JSON object.")
     value = answered_line(
@@ -35,12 +43,14 @@ def answered(headers: RequestHeaders, custom_id: str, request_id: str, answer: A
         request_id=request_id,
         status=answer.status,
         body=answer.body,
+        error=duplicated_error(answer.status, answer.body) if duplicate_errors and not succeeded else b"null",
     )
     if len(value) > RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES:
         message = f"The response of {len(value)} bytes is larger than the {RECORD_BYTES_MAX} that a record may have."
         return unanswered(headers, custom_id, TOO_LARGE_CODE, message)
-    succeeded = answer.status == 200
-    return Completion(value, succeeded, usage_of(answer.body) if succeeded else Usage())
+    if succeeded:
+        return Completion(value, True, usage_of(answer.body))
+    return Completion(value, False, Usage(), error_code_of(answer.status, answer.body))
 
 
 def unanswered(headers: RequestHeaders, custom_id: str, code: str, message: str) -> Completion:
@@ -48,7 +58,7 @@ def unanswered(headers: RequestHeaders, custom_id: str, code: str, message: str)
     value = unanswered_line(
         batch_id=headers.batch_id, line=headers.line, custom_id=custom_id, code=code, message=message
     )
-    return Completion(value, False, Usage())
+    return Completion(value, False, Usage(), code)
 
 
 def completion_headers_for(
@@ -62,6 +72,7 @@ def completion_headers_for(
         total=headers.total,
         succeeded=completion.succeeded,
         usage=completion.usage,
+        error_code=completion.error_code,
         traceparent=traceparent,
     )
 

@@ -60,11 +60,14 @@ class Done:
 class EngineRoom:
     """Runs jobs on the engine's loop; `submit` and `take` belong to the Kafka thread."""
 
-    def __init__(self, engine: Engine, model: str, telemetry: Telemetry, transient_tries: int) -> None:
+    def __init__(
+        self, engine: Engine, model: str, telemetry: Telemetry, transient_tries: int, *, duplicate_errors: bool = False
+    ) -> None:
         self._engine = engine
         self._model = model
         self._telemetry = telemetry
         self._tries = transient_tries
+        self._duplicate_errors = duplicate_errors
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[asyncio.Task[None], tuple[Job, EngineRequest]] = {}
         self._done: deque[Done] = deque()
@@ -105,6 +108,9 @@ class EngineRoom:
     def abandon(self) -> None:
         """Give up everything that runs; its records will be delivered again. Called from the Kafka thread."""
         self._loop.call_soon_threadsafe(self._abandon)
+
+    def _answered(self, job: Job, answer: Answer) -> Completion:
+        return answered(job.headers, job.custom_id, job.request_id, answer, duplicate_errors=self._duplicate_errors)
 
     def _start(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -165,7 +171,7 @@ class EngineRoom:
                 return refusal
             match result:
                 case Answer():
-                    return answered(job.headers, job.custom_id, job.request_id, result)
+                    return self._answered(job, result)
                 case EngineDead(reason=reason):
                     self._die(reason)
                     return None
@@ -173,7 +179,7 @@ class EngineRoom:
                     tries += 1
                     # Without anything to settle for this is an outage: wait it out, burn no record.
                     if last is not None and tries >= self._tries:
-                        return answered(job.headers, job.custom_id, job.request_id, last)
+                        return self._answered(job, last)
                     log.warning("engine busy, trying again", reason=reason, tries=tries, request_id=job.request_id)
                     await asyncio.sleep(min(RETRY_MAX_S, RETRY_BASE_S * 2 ** min(tries, 10)) * random.uniform(0.5, 1))
                 case _:

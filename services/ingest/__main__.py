@@ -11,14 +11,29 @@ import uvicorn
 
 from services.ingest.api.batches import BatchesApi
 from services.ingest.api.files import FilesApi
+from services.ingest.api.gate import Gate
 from services.ingest.api.models import ModelsApi
+from services.ingest.api.uploads import UploadsApi
 from services.ingest.app import create_app
+from services.ingest.batch_intake import BatchIntake
+from services.ingest.batch_retry import BatchRetry
+from services.ingest.batch_shape import BatchShape
 from services.ingest.dispatcher import Dispatcher
+from services.ingest.file_keeper import FileKeeper
+from services.ingest.housekeeping import Housekeeping
+from services.ingest.idempotency import Idempotency
+from services.ingest.input_checks import InputChecks
+from services.ingest.limits import TenantLimits
 from services.ingest.log_writer import LogWriter
+from services.ingest.lookup import Lookup
+from services.ingest.model_pools import ModelPools
 from services.ingest.ownership import Ownership
+from services.ingest.quota import Quota
+from services.ingest.rate_limiter import RateLimiter
 from services.ingest.read_model import ReadModel
 from services.ingest.readiness import missing
 from services.ingest.settings import IngestSettings
+from services.ingest.uploads import Uploads
 from services.ingest.view_feed import ViewFeed
 from shared.health import serve_health, start_server
 from shared.kafka import Publisher, make_producer, start_client, stop_client
@@ -62,9 +77,13 @@ class IngestProcess:
             feed = ViewFeed(LogReader(kafka), view, self._topics)
             ownership = Ownership(kafka, self._topics, s.ingest.instance_id or None)
             stack.push_async_callback(ownership.close)
+            log_writer = LogWriter(self._topics, publisher, feed)
+            limits = TenantLimits(s.ingest.limits, s.ingest.tenant_limits)
+            quota, pools = Quota(view, limits), ModelPools(s.models, view, s.ingest.worker_silence_s)
+            checks = InputChecks(s.ingest, s.contract, pools, quota)
             dispatcher = Dispatcher(
                 settings=s.ingest,
-                models=s.models,
+                checks=checks,
                 topics=self._topics,
                 view=view,
                 feed=feed,
@@ -73,13 +92,48 @@ class IngestProcess:
                 publisher=publisher,
                 telemetry=telemetry,
             )
-            log_writer = LogWriter(self._topics, publisher, feed)
+            keeper = FileKeeper(
+                view=view,
+                store=store,
+                log_writer=log_writer,
+                batch_file_expires_after_s=s.ingest.batch_file_expires_after_s,
+            )
+            uploads, idempotency = Uploads(store, keeper), Idempotency(store)
+            housekeeping = Housekeeping(ownership=ownership, keeper=keeper, uploads=uploads, idempotency=idempotency)
+            lookup, rates = Lookup(view, feed, store), RateLimiter()
+            gates = {name: Gate(view, limits, rates, name) for name in ("files", "batches", "models")}
             apis = [
-                FilesApi(settings=s.ingest, view=view, feed=feed, store=store, log_writer=log_writer).router(),
-                BatchesApi(
-                    settings=s.ingest, view=view, feed=feed, store=store, log_writer=log_writer, telemetry=telemetry
+                FilesApi(
+                    settings=s.ingest,
+                    lookup=lookup,
+                    store=store,
+                    keeper=keeper,
+                    quota=quota,
+                    checks=checks,
+                    gate=gates["files"],
                 ).router(),
-                ModelsApi(models=s.models, view=view, worker_silence_s=s.ingest.worker_silence_s).router(),
+                UploadsApi(settings=s.ingest, uploads=uploads, store=store, quota=quota, gate=gates["files"]).router(),
+                BatchesApi(
+                    settings=s.ingest,
+                    contract=s.contract,
+                    view=view,
+                    lookup=lookup,
+                    store=store,
+                    log_writer=log_writer,
+                    intake=BatchIntake(
+                        store=store,
+                        view=view,
+                        feed=feed,
+                        log_writer=log_writer,
+                        idempotency=idempotency,
+                        telemetry=telemetry,
+                    ),
+                    retry=BatchRetry(store, keeper),
+                    shape=BatchShape(view, s.contract),
+                    quota=quota,
+                    gate=gates["batches"],
+                ).router(),
+                ModelsApi(pools=pools, gate=gates["models"]).router(),
             ]
 
             def not_ready() -> dict[str, str]:
@@ -92,10 +146,12 @@ class IngestProcess:
                 )
 
             async with serve_health(s.health, not_ready):
-                await self._serve(feed, ownership, dispatcher, create_app(apis, not_ready))
+                await self._serve(feed, ownership, dispatcher, housekeeping, create_app(apis, not_ready))
         return 0
 
-    async def _serve(self, feed: ViewFeed, ownership: Ownership, dispatcher: Dispatcher, app: object) -> None:
+    async def _serve(
+        self, feed: ViewFeed, ownership: Ownership, dispatcher: Dispatcher, housekeeping: Housekeeping, app: object
+    ) -> None:
         block = self._settings.ingest
         config = uvicorn.Config(
             app,  # type: ignore[arg-type]
@@ -116,11 +172,13 @@ class IngestProcess:
                 return
             server, http = await start_server(config)
             dispatch = group.create_task(dispatcher.run(self._stop), name="dispatcher")
+            clean = group.create_task(housekeeping.run(self._stop), name="housekeeping")
             await self._stop.wait()
             server.should_exit = True
             await http
             await asyncio.wait({dispatch}, timeout=self._settings.drain_timeout_s)
             dispatch.cancel()
+            clean.cancel()
             follow.cancel()
             join.cancel()
 

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import msgspec
 import structlog
@@ -11,14 +11,14 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
 from services.ingest.input_file import InputFile
-from services.ingest.line_source import LINE_BYTES_MAX, read_lines
+from services.ingest.line_source import read_lines
 from shared.batch_state import BatchView
 from shared.errors import ObjectExists, ObjectNotFound
 from shared.jsonl import Line
 from shared.kafka import OutgoingRecord, Publisher
 from shared.messages import BatchCreated, BatchDispatched, LineProblem, RequestHeaders, encode, request_headers
 from shared.object_store import ObjectStore, validated_key
-from shared.openai_batch import decode_request_line
+from shared.openai_batch import decode_request_line, model_of_line
 from shared.telemetry import Telemetry, line_attributes, links_to, messaging_attributes, traceparent_of
 from shared.topics import Topic, Topics, facet_key, partition_of
 
@@ -29,23 +29,29 @@ LINES_PER_TURN = 500
 _partition_counter = itertools.count()
 
 
-async def validate(
-    store: ObjectStore, created: BatchCreated, serves: Callable[[str], bool], lines_max: int
-) -> BatchDispatched:
-    """One streaming pass over the input file: failed with its problems, or in progress with the number of lines."""
-    checked = InputFile(endpoint=created.endpoint, serves=serves, lines_max=lines_max, line_bytes_max=LINE_BYTES_MAX)
+async def validate(store: ObjectStore, created: BatchCreated, checked: InputFile) -> BatchDispatched:
+    """One pass over the input file: failed with its problems, or in progress with the number of lines."""
+    now_s = int(time.time())
     try:
-        async for line in read_lines(store, created.input_file_id):
-            checked.check(line)
-            if line.number % LINES_PER_TURN == 0:
-                await asyncio.sleep(0)
+        if created.input_file is None:  # it never existed, or belongs to another tenant
+            raise ObjectNotFound(created.input_file_id)
+        await check_lines(store, created.input_file_id, checked)
     except ObjectNotFound:
-        text = f"Cannot find file {created.input_file_id}, it was deleted before the batch was validated."
+        text = f"Cannot find file {created.input_file_id}, or organization {created.tenant} does not have access to it."
         gone = LineProblem(code="invalid_request", message=text, param="file_id")
-        return BatchDispatched(failed_at=int(time.time()), errors=(gone,))
+        return BatchDispatched(failed_at=max(now_s, created.created_at), errors=(gone,))
+    now_s = max(int(time.time()), created.created_at)
     if problems := checked.finish():
-        return BatchDispatched(failed_at=int(time.time()), errors=problems)
-    return BatchDispatched(in_progress_at=int(time.time()), total=checked.num_lines, model=checked.model)
+        return BatchDispatched(failed_at=now_s, errors=problems)
+    return BatchDispatched(in_progress_at=now_s, total=checked.num_lines, model=checked.model, pools=checked.pools)
+
+
+async def check_lines(store: ObjectStore, file_id: str, checked: InputFile) -> None:
+    """Stream a file through its validator; raises ObjectNotFound."""
+    async for line in read_lines(store, file_id):
+        checked.check(line)
+        if line.number % LINES_PER_TURN == 0:
+            await asyncio.sleep(0)
 
 
 async def decide_once(store: ObjectStore, batch_id: str, outcome: BatchDispatched) -> BatchDispatched:
@@ -64,9 +70,9 @@ class BatchRun:
     def __init__(
         self, view: BatchView, *, store: ObjectStore, topics: Topics, publisher: Publisher, telemetry: Telemetry
     ) -> None:
-        assert view.dispatch is not None and view.dispatch.model is not None, "validated batches only"
+        assert view.dispatch is not None and view.dispatch.pool_models, "validated batches only"
         self._created = view.created
-        self._topic = topics.requests(view.dispatch.model)
+        self._pools = {model: topics.requests(model) for model in view.dispatch.pool_models}
         self._batches_topic = topics.batches
         self._store = store
         self._publisher = publisher
@@ -109,7 +115,7 @@ class BatchRun:
         written = await self._publisher.send_all(records)
         offsets = dict(self.cursor.highest_offsets)
         for metadata in written:
-            partition = str(metadata.partition)
+            partition = f"{metadata.topic}/{metadata.partition}"
             offsets[partition] = max(offsets.get(partition, -1), metadata.offset)
         self.cursor = msgspec.structs.replace(
             self.cursor, next_line=next_line, next_byte=end_byte, highest_offsets=offsets
@@ -133,26 +139,32 @@ class BatchRun:
         return line >> 3 < len(bits) and bool(bits[line >> 3] & (1 << (line & 7)))
 
     def _record(self, number: int, value: bytes) -> OutgoingRecord:
-        created, partition = self._created, next(_partition_counter) % self._topic.partitions
+        created, topic = self._created, self._topic_of(value)
+        partition = next(_partition_counter) % topic.partitions
         headers = RequestHeaders(
             batch_id=created.id,
             line=number,
             total=self.cursor.total,
             deadline_s=created.expires_at,
             tenant=created.tenant,
-            traceparent=self._trace(number, value, partition),
+            traceparent=self._trace(number, value, topic, partition),
         )
-        return OutgoingRecord(self._topic.name, value, partition, None, request_headers(headers))
+        return OutgoingRecord(topic.name, value, partition, None, request_headers(headers))
 
-    def _trace(self, number: int, value: bytes, partition: int) -> str | None:
+    def _topic_of(self, value: bytes) -> Topic:
+        if len(self._pools) == 1:
+            return next(iter(self._pools.values()))
+        return self._pools[self.cursor.pool_of(model_of_line(value))]
+
+    def _trace(self, number: int, value: bytes, topic: Topic, partition: int) -> str | None:
         """Begin the trace of a sampled line: a trace of its own, linked to the batch's."""
         created = self._created
         if not self._telemetry.traces_line(created.id, number):
             return None
-        attributes = messaging_attributes("create", "create", self._topic.name, partition)
+        attributes = messaging_attributes("create", "create", topic.name, partition)
         attributes |= line_attributes(created.id, number, decode_request_line(value).custom_id)
         span = self._telemetry.tracer.start_span(
-            f"create {self._topic.name}",
+            f"create {topic.name}",
             context=Context(),  # a root: no active span becomes its parent
             kind=SpanKind.PRODUCER,
             attributes=attributes,

@@ -10,8 +10,9 @@ from opentelemetry.trace import SpanKind
 
 from services.ingest.batch_run import BatchRun, decide_once, dispatch_record, validate
 from services.ingest.batch_step import Dispatch, RecordEnd, Validate, Wait, next_step
+from services.ingest.input_checks import InputChecks
 from services.ingest.ownership import Ownership
-from services.ingest.pacing import Limits, Runnable, shares
+from services.ingest.pacing import Limits, Runnable, shares, urgency
 from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
 from services.ingest.view_feed import ViewFeed
@@ -39,7 +40,7 @@ class Dispatcher:
         self,
         *,
         settings: IngestBlock,
-        models: tuple[str, ...],
+        checks: InputChecks,
         topics: Topics,
         view: ReadModel,
         feed: ViewFeed,
@@ -49,7 +50,7 @@ class Dispatcher:
         telemetry: Telemetry,
     ) -> None:
         self._settings = settings
-        self._models = frozenset(models)
+        self._checks = checks
         self._topics = topics
         self._view = view
         self._feed = feed
@@ -62,12 +63,6 @@ class Dispatcher:
         self._runs: dict[str, BatchRun] = {}
         self._ended: dict[str, float] = {}
         self._stuck: set[str] = set()
-
-    def serves(self, model: str) -> bool:
-        """Whether some pool of workers serves the model, alive or just away."""
-        if model in self._models:
-            return True
-        return model in self._view.models_alive(int(time.time() * 1000), self._settings.worker_silence_s)
 
     async def run(self, stop: Stop) -> None:
         """Dispatch until asked to stop; lines in hand are acknowledged before it returns."""
@@ -154,7 +149,9 @@ class Dispatcher:
                     SpanKind.INTERNAL,
                     {"headrace.batch.id": created.id},
                 ):
-                    facet = await validate(self._store, created, self.serves, self._settings.batch_lines_max)
+                    facet = await validate(
+                        self._store, created, self._checks.input_file(created.endpoint, created.tenant, created.id)
+                    )
                     facet = await decide_once(self._store, created.id, facet)
             # Not cancelled from here on: a decision that may be in the log must be waited for.
             written = await asyncio.shield(
@@ -210,7 +207,7 @@ class Dispatcher:
                 Runnable(
                     batch_id=view.created.id,
                     tenant=view.created.tenant,
-                    expires_at=view.created.expires_at,
+                    urgency=urgency(view.created),
                     remaining=cursor.total - cursor.next_line,
                     outstanding=outstanding,
                 )

@@ -4,6 +4,7 @@ What needs the model to judge (a prompt too long, a bad parameter) is not decide
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -15,9 +16,11 @@ SHOWN_MAX = 200
 CUSTOM_ID_BYTES_MAX = 512
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value_decoder = msgspec.json.Decoder()
+_items_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 # Code, param, message.
 Problem = tuple[str, str | None, str]
 _MESSAGES_ENDPOINTS = frozenset({"/v1/chat/completions"})
+_EMBEDDINGS_ENDPOINT = "/v1/embeddings"
 
 
 class _BodyHead(msgspec.Struct):
@@ -26,6 +29,24 @@ class _BodyHead(msgspec.Struct):
     model: msgspec.Raw = msgspec.Raw()
     messages: msgspec.Raw = msgspec.Raw()
     stream: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+
+
+@dataclass(frozen=True, slots=True)
+class LineRules:
+    """What the lines of one file have to fit.
+
+    `queued_lines_max` is what the tenant may still have waiting, `embedding_inputs_max` holds for all lines together;
+    None is no limit. With a `default_model` a line that names an unknown one is not refused: its workers answer it.
+    """
+
+    endpoint: str
+    lines_max: int
+    line_bytes_max: int
+    queued_lines_max: int | None = None
+    embedding_inputs_max: int | None = None
+    several_models: bool = False
+    default_model: str | None = None
 
 
 _body_decoder = msgspec.json.Decoder(_BodyHead)
@@ -34,20 +55,34 @@ _body_decoder = msgspec.json.Decoder(_BodyHead)
 class InputFile:
     """Validates one input file line by line and remembers what lines have to agree on."""
 
-    def __init__(self, *, endpoint: str, serves: Callable[[str], bool], lines_max: int, line_bytes_max: int) -> None:
-        self._endpoint = endpoint
+    def __init__(self, rules: LineRules, serves: Callable[[str], bool]) -> None:
+        self._rules = rules
         self._serves = serves
-        self._lines_max = lines_max
-        self._line_bytes_max = line_bytes_max
         self._custom_ids: set[str] = set()
-        self.model: str | None = None
+        self._named: str | None = None
+        self._names_several = self._names_unknown = False
+        self._pools: dict[str, None] = {}
+        self._num_inputs = 0
         self.num_lines = 0
         self.problems: list[LineProblem] = []
+
+    @property
+    def model(self) -> str | None:
+        """The model that all lines name, if it is one."""
+        return None if self._names_several else self._named
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The models whose workers get the lines, when that is not simply the one that is named."""
+        if not self._names_several and not self._names_unknown:
+            return ()
+        default = self._rules.default_model
+        return tuple(self._pools) or ((default,) if default is not None else ())
 
     def check(self, line: Line) -> None:
         """Look at the next line; problems are collected in line order, the first 100 of them."""
         self.num_lines += 1
-        if self.num_lines > self._lines_max:
+        if self.num_lines > self._rules.lines_max:
             return  # refused as a whole; nothing more is remembered
         problem = self._problem(line)
         if problem is not None and len(self.problems) < PROBLEMS_MAX:
@@ -59,14 +94,29 @@ class InputFile:
         if self.num_lines == 0:
             text = "The input file is empty. Please ensure that the batch contains at least one request."
             return (LineProblem(code="empty_file", message=text),)
-        if self.num_lines > self._lines_max:
-            text = f"The input file has {self.num_lines} requests. A batch may have at most {self._lines_max}."
+        if self.num_lines > self._rules.lines_max:
+            text = f"The input file has {self.num_lines} requests. A batch may have at most {self._rules.lines_max}."
             return (LineProblem(code="too_many_requests", message=text), *self.problems[: PROBLEMS_MAX - 1])
-        return tuple(self.problems)
+        return (*self._limit_problems(), *self.problems)[:PROBLEMS_MAX]
+
+    def _limit_problems(self) -> list[LineProblem]:
+        rules, problems = self._rules, []
+        if rules.queued_lines_max is not None and self.num_lines > rules.queued_lines_max:
+            text = (
+                f"Enqueued line limit reached: {self.num_lines} lines do not fit, {rules.queued_lines_max} more are "
+                "allowed. Please try again once some in_progress batches have been completed."
+            )
+            problems.append(LineProblem(code="token_limit_exceeded", message=text))
+        if rules.embedding_inputs_max is not None and self._num_inputs > rules.embedding_inputs_max:
+            text = (
+                f"The input file has {self._num_inputs} inputs. A batch may have at most {rules.embedding_inputs_max}."
+            )
+            problems.append(LineProblem(code="too_many_inputs", message=text))
+        return problems
 
     def _problem(self, line: Line) -> Problem | None:
         if line.value is None:
-            return "line_too_large", None, f"This line is larger than {self._line_bytes_max} bytes."
+            return "line_too_large", None, f"This line is larger than {self._rules.line_bytes_max} bytes."
         try:
             return self._line_problem(line.value)
         except RecursionError:
@@ -102,9 +152,9 @@ class InputFile:
             return "invalid_value", "method", f"Invalid value: {_shown(method)}. Supported values are: 'POST'."
         if not isinstance(url, str):
             return _wrong_type("url", "a string", url)
-        if url != self._endpoint:
+        if url != self._rules.endpoint:
             text = "The URL provided for this request does not match the batch endpoint."
-            return "invalid_url", "url", f"{text} The URL is {_shown(url)}, the endpoint is '{self._endpoint}'."
+            return "invalid_url", "url", f"{text} The URL is {_shown(url)}, the endpoint is '{self._rules.endpoint}'."
         return None
 
     def _body_problem(self, raw: msgspec.Raw) -> Problem | None:
@@ -117,7 +167,7 @@ class InputFile:
             return "invalid_request", "body.model", "Model parameter is required."
         if not isinstance(model, str):
             return _wrong_type("body.model", "a string", model)
-        if self._endpoint in _MESSAGES_ENDPOINTS and not bytes(body.messages):
+        if self._rules.endpoint in _MESSAGES_ENDPOINTS and not bytes(body.messages):
             return "invalid_request", "body.messages", "Messages parameter is required."
         if bytes(body.stream) == b"true":
             return (
@@ -125,24 +175,36 @@ class InputFile:
                 "body.stream",
                 "Chat Completions: Streaming is not supported in the Batch API.",
             )
+        if self._rules.endpoint == _EMBEDDINGS_ENDPOINT:
+            self._num_inputs += _num_inputs(body.input)
         return self._model_problem(model)
 
     def _model_problem(self, model: str) -> Problem | None:
-        if self.model is None and self._serves(model):
-            self.model = model
-        if not self._serves(model):
-            return (
-                "model_not_found",
-                "body.model",
-                f"The provided model {_shown(model)} is not supported by the Batch API.",
-            )
-        if model != self.model:
+        is_served = self._serves(model)
+        if not is_served and self._rules.default_model is None:
+            text = f"The provided model {_shown(model)} is not supported by the Batch API."
+            return "model_not_found", "body.model", text
+        if is_served and self._pools and model not in self._pools and not self._rules.several_models:
             text = (
                 f"The model {_shown(model)} for this request does not match the rest of the batch. "
                 "Each batch must contain requests for a single model."
             )
             return "mismatched_model", "body.model", text
+        if is_served:
+            self._pools[model] = None
+        self._names_unknown |= not is_served
+        self._names_several |= self._named not in (None, model)
+        self._named = model
         return None
+
+
+def _num_inputs(raw: msgspec.Raw) -> int:
+    """Texts or token lists in an `input`: one, unless it is a list of them."""
+    try:
+        items = _items_decoder.decode(raw) if bytes(raw).startswith(b"[") else []
+    except msgspec.MsgspecError:
+        return 1
+    return len(items) if items and bytes(items[0]).startswith((b'"', b"[")) else 1
 
 
 def _shown(value: object) -> str:

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator
 
+import msgspec
+
 from shared.jsonl import Line, LineReader
 from shared.object_store import ObjectStore, file_key
 from shared.topics import RECORD_BYTES_MAX
@@ -9,6 +11,13 @@ from shared.topics import RECORD_BYTES_MAX
 # Headers and framing of a request record beside the line.
 RECORD_OVERHEAD_BYTES = 16 * 1024
 LINE_BYTES_MAX = RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES
+
+
+class _Url(msgspec.Struct):
+    url: str
+
+
+_url_decoder = msgspec.json.Decoder(_Url)
 
 
 async def read_lines(store: ObjectStore, file_id: str, first_line: int = 0, first_byte: int = 0) -> AsyncIterator[Line]:
@@ -19,3 +28,13 @@ async def read_lines(store: ObjectStore, file_id: str, first_line: int = 0, firs
             yield line
     for line in reader.finish():
         yield line
+
+
+async def first_url(store: ObjectStore, file_id: str) -> str:
+    """The `url` of the first line, or the empty string when it has none; raises ObjectNotFound."""
+    async for line in read_lines(store, file_id):
+        try:
+            return _url_decoder.decode(line.value or b"").url
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return ""
+    return ""

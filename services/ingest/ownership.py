@@ -47,6 +47,11 @@ class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
         """Whether this process dispatches the batch. Two may believe so for a moment: lines are repeated."""
         return partition_of(batch_id, self._topic.partitions) in self._partitions
 
+    @property
+    def owns_first(self) -> bool:
+        """Whether this process does what one process is enough for."""
+        return 0 in self._partitions
+
     async def on_partitions_revoked(self, _revoked: Collection[TopicPartition]) -> None:
         """Nothing is ours until the group has settled."""
         self._partitions = frozenset()

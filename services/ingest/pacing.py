@@ -1,12 +1,22 @@
 """Whose lines are dispatched next, and how many? PURE.
 
 The backlog stays in the input files: at most so many lines of a batch, and of a tenant, are on the request topics.
-Tenants take turns; within one the earliest deadline goes first.
+Tenants take turns; within one the highest priority goes first, then the earliest deadline.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from shared.messages import BatchCreated
+
+# Lower comes first.
+Urgency = tuple[int, int, str]
+
+
+def urgency(created: BatchCreated) -> Urgency:
+    """The order of one tenant's batches: by priority, then by deadline."""
+    return -created.priority, created.expires_at, created.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +25,7 @@ class Runnable:
 
     batch_id: str
     tenant: str
-    expires_at: int
+    urgency: Urgency
     remaining: int
     outstanding: int
 
@@ -40,7 +50,7 @@ class Share:
 def shares(batches: Sequence[Runnable], limits: Limits, tenant_outstanding: dict[str, int]) -> list[Share]:
     """One round: at most one chunk per tenant, tenants in the order of their most urgent batch."""
     by_tenant: dict[str, list[Runnable]] = defaultdict(list)
-    for batch in sorted(batches, key=lambda b: (b.expires_at, b.batch_id)):
+    for batch in sorted(batches, key=lambda b: b.urgency):
         by_tenant[batch.tenant].append(batch)
     round_of_shares = []
     for tenant, queue in by_tenant.items():

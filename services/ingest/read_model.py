@@ -1,7 +1,7 @@
-"""What do the topics add up to? SHELL: a disposable SQLite view of `batches` and `files`, with the offsets it covers.
+"""What do the topics add up to? SHELL: a disposable SQLite view of `batches`, `files` and `keys`.
 
-Rebuilt from the log when the file is gone or belongs to another log. Open batches are also kept folded in memory,
-because the dispatcher looks at them many times a second.
+It is kept with the offsets that it covers, and rebuilt from the log when the file is gone or belongs to another log.
+Open batches are also kept folded in memory, because the dispatcher looks at them many times a second.
 """
 
 import sqlite3
@@ -11,9 +11,18 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from services.ingest.keyring import Keyring
 from shared.batch_state import BatchView, apply_facet
 from shared.log_reader import Record
-from shared.messages import SCHEMA_VERSION, BatchCreated, StoredFile, UnreadableRecord, WorkerHeartbeat, decode_facet
+from shared.messages import (
+    SCHEMA_VERSION,
+    ApiKey,
+    BatchCreated,
+    StoredFile,
+    UnreadableRecord,
+    WorkerHeartbeat,
+    decode_facet,
+)
 from shared.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -27,10 +36,16 @@ CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, created_at INTEGER, ten
 CREATE INDEX IF NOT EXISTS batches_by_age ON batches (created_at DESC, id DESC);
 CREATE INDEX IF NOT EXISTS batches_open ON batches (terminal) WHERE terminal = 0;
 CREATE TABLE IF NOT EXISTS files
-  (id TEXT PRIMARY KEY, created_at INTEGER, purpose TEXT, tenant TEXT, value BLOB) STRICT;
+  (id TEXT PRIMARY KEY, created_at INTEGER, purpose TEXT, tenant TEXT, ends_at INTEGER, bytes INTEGER, value BLOB)
+  STRICT;
 CREATE INDEX IF NOT EXISTS files_by_age ON files (created_at, id);
+CREATE INDEX IF NOT EXISTS files_by_end ON files (ends_at) WHERE ends_at IS NOT NULL;
+CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, value BLOB) STRICT;
 """
+# Another number makes the view anew.
+_SCHEMA_VERSION = 2
 _file_decoder = msgspec.json.Decoder(StoredFile)
+_key_decoder = msgspec.json.Decoder(ApiKey)
 _heartbeat_decoder = msgspec.json.Decoder(WorkerHeartbeat)
 
 
@@ -41,19 +56,23 @@ class ReadModel:
         self._topics = topics
         self._db = _open(path)
         self._open: dict[str, BatchView | None] = {}
+        self.keyring = Keyring()
         identity = f"{log_id}/{topics.batches.name}/{SCHEMA_VERSION}"
         if self._meta("log") != identity:
             self.forget()
             self._db.execute("INSERT INTO meta VALUES ('log', ?)", (identity,))
         self.workers: dict[str, WorkerHeartbeat] = {}
+        for (value,) in self._db.execute("SELECT value FROM keys").fetchall():
+            self.keyring.put(_key_decoder.decode(value))
         for (batch_id,) in self._db.execute("SELECT id FROM batches WHERE terminal = 0").fetchall():
             self._open[batch_id] = self._fold(batch_id)
 
     def forget(self) -> None:
         """Drop everything: the log is another one than the view was made from."""
-        for table in ("meta", "positions", "facets", "batches", "files"):
+        for table in ("meta", "positions", "facets", "batches", "files", "keys"):
             self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - names above
         self._open.clear()
+        self.keyring = Keyring()
 
     def close(self) -> None:
         """Close the file."""
@@ -105,11 +124,11 @@ class ReadModel:
         return _file_decoder.decode(row[0]) if row else None
 
     def list_files(
-        self, *, tenant: str, purpose: str | None, after: str | None, limit: int, descending: bool
+        self, *, tenant: str, purpose: str | None, after: str | None, limit: int, descending: bool, now_s: int
     ) -> list[StoredFile]:
         """Files by creation time, those after the cursor; the cursor need not match the purpose."""
         compare, order = ("<", "DESC") if descending else (">", "ASC")
-        where, values = "tenant = ?", [tenant]
+        where, values = "tenant = ? AND (ends_at IS NULL OR ends_at > ?)", [tenant, now_s]
         if purpose is not None:
             where, values = where + " AND purpose = ?", [*values, purpose]
         if after is not None:
@@ -118,14 +137,30 @@ class ReadModel:
         query = f"SELECT value FROM files WHERE {where} ORDER BY created_at {order}, id {order} LIMIT ?"  # noqa: S608
         return [_file_decoder.decode(row[0]) for row in self._db.execute(query, (*values, limit)).fetchall()]
 
+    def files_over(self, now_s: int) -> list[StoredFile]:
+        """Files that were deleted or have expired, and are still to be removed."""
+        rows = self._db.execute("SELECT value FROM files WHERE ends_at <= ?", (now_s,)).fetchall()
+        return [_file_decoder.decode(row[0]) for row in rows]
+
+    def stored_bytes(self, tenant: str, now_s: int) -> int:
+        """Bytes of all files of a tenant."""
+        query = "SELECT COALESCE(SUM(bytes), 0) FROM files WHERE tenant = ? AND (ends_at IS NULL OR ends_at > ?)"
+        return int(self._db.execute(query, (tenant, now_s)).fetchone()[0])
+
     def models_alive(self, now_ms: int, silence_s: float) -> set[str]:
         """Models of workers that said that they are ready a short while ago."""
-        return {
-            model
+        return {model for beat in self._ready(now_ms, silence_s) for model in beat.models}
+
+    def endpoints_alive(self, now_ms: int, silence_s: float) -> set[str]:
+        """Endpoints that ready workers offer."""
+        return {endpoint for beat in self._ready(now_ms, silence_s) for endpoint in beat.endpoints}
+
+    def _ready(self, now_ms: int, silence_s: float) -> list[WorkerHeartbeat]:
+        return [
+            beat
             for beat in self.workers.values()
             if beat.state == "ready" and now_ms - beat.sent_at_ms < silence_s * 1000
-            for model in beat.models
-        }
+        ]
 
     def _apply_one(self, record: Record) -> None:
         try:
@@ -134,6 +169,8 @@ class ReadModel:
                 self._apply_facet(key, record.value)
             elif record.topic == self._topics.files.name:
                 self._apply_file(key, record.value)
+            elif record.topic == self._topics.keys.name:
+                self._apply_key(key, record.value)
             elif record.value is not None:
                 self.workers[key] = _heartbeat_decoder.decode(record.value)
         except (UnreadableRecord, msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -164,8 +201,17 @@ class ReadModel:
             self._db.execute("DELETE FROM files WHERE id = ?", (key,))
             return
         file = _file_decoder.decode(value)
-        row = (key, file.created_at, file.purpose, file.tenant, value)
-        self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", row)
+        ends_at = 0 if file.deleted else file.expires_at
+        row = (key, file.created_at, file.purpose, file.tenant, ends_at, file.bytes, value)
+        self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def _apply_key(self, key_id: str, value: bytes | None) -> None:
+        if value is None:
+            self._db.execute("DELETE FROM keys WHERE id = ?", (key_id,))
+            self.keyring.remove(key_id)
+            return
+        self.keyring.put(_key_decoder.decode(value))
+        self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", (key_id, value))
 
     def _fold(self, batch_id: str) -> BatchView | None:
         rows = self._db.execute("SELECT facet, value FROM facets WHERE batch_id = ?", (batch_id,)).fetchall()
@@ -188,7 +234,12 @@ def _open(path: Path) -> sqlite3.Connection:
         database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             # Losing the file costs a rebuild, so nothing here waits for the disk.
-            database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + _SCHEMA)
+            database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;")
+            found = database.execute("PRAGMA user_version").fetchone()[0]
+            is_new = not database.execute("SELECT 1 FROM sqlite_master").fetchone()
+            if not is_new and found != _SCHEMA_VERSION:
+                raise sqlite3.DatabaseError(f"schema {found}")
+            database.executescript(f"{_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION};")
         except sqlite3.DatabaseError:
             database.close()
             if attempt:

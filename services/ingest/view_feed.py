@@ -22,7 +22,7 @@ CATCH_UP_TIMEOUT_S = 10.0
 
 
 class ViewFeed:
-    """Tails `batches`, `files` and `workers` into the view."""
+    """Tails `batches`, `files`, `keys` and `workers` into the view."""
 
     def __init__(self, reader: LogReader, view: ReadModel, topics: Topics) -> None:
         self._reader = reader
@@ -45,7 +45,7 @@ class ViewFeed:
     async def run(self) -> None:
         """Follow the log until cancelled."""
         start: dict[TopicPartition, int | None] = {TopicPartition(self._topics.workers.name, 0): None}
-        for topic in (self._topics.batches, self._topics.files):
+        for topic in (self._topics.batches, self._topics.files, self._topics.keys):
             for partition in range(topic.partitions):
                 start[TopicPartition(topic.name, partition)] = self._view.position(topic.name, partition)
         await self._reader.open(start)

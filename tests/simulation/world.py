@@ -26,6 +26,7 @@ from services.inference.engine_room import EngineRoom
 from services.inference.heartbeat import WorkerIdentity
 from services.inference.worker import Worker
 from services.ingest.dispatcher import Dispatcher
+from services.ingest.input_file import InputFile, LineRules
 from services.ingest.settings import IngestBlock
 from shared.errors import HeadraceError
 from shared.kafka import Publisher
@@ -34,6 +35,7 @@ from shared.messages import (
     BatchCancelRequested,
     BatchCreated,
     Facet,
+    StoredFile,
     encode,
 )
 from shared.object_store import cancel_key, file_key, manifest_key
@@ -53,6 +55,14 @@ TELEMETRY = Telemetry("simulation", TelemetrySettings())
 CALM_AFTER_S = 40.0
 SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 CLOSED_WITHIN_S = 900.0
+
+
+class Checks:
+    """What ingest checks an input file against."""
+
+    def input_file(self, endpoint: str, _tenant: str, _batch_id: str) -> InputFile:
+        rules = LineRules(endpoint=endpoint, lines_max=50_000, line_bytes_max=10_000)
+        return InputFile(rules, {MODEL}.__contains__)
 
 
 class World:
@@ -119,6 +129,9 @@ class World:
                 completion_window="24h",
                 created_at=int(EPOCH_S),
                 expires_at=expires_at,
+                input_file=StoredFile(
+                    id=f"in-{n}", purpose="batch", filename="in", bytes=0, created_at=0, object_key=file_key(f"in-{n}")
+                ),
             )
             self.store.objects[manifest_key(batch_id)] = encode(created)
             self._write_facet(batch_id, "created", created)
@@ -236,7 +249,7 @@ class World:
         follow = Follow(self, process)
         dispatcher = Dispatcher(
             settings=IngestBlock(outstanding_lines_per_batch=4, outstanding_lines_per_tenant=6, dispatch_chunk_lines=2),
-            models=(MODEL,),
+            checks=Checks(),  # type: ignore[arg-type]
             topics=TOPICS,
             view=follow,  # type: ignore[arg-type]
             feed=follow,  # type: ignore[arg-type]

@@ -1,61 +1,89 @@
 """Which create-batch body is refused, and how? PURE: JSON in, a checked request out; codes as in contract 6.1."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from services.ingest.api.errors import ApiError, invalid_value, missing_parameter, wrong_type
+from services.ingest.api.errors import ApiError, invalid_value, wrong_type
+from services.ingest.api.file_request import parse_expires_after
+from services.ingest.api.json_body import checked_integer, optional_string, parse_json_object, required_string
+from services.ingest.windows import OPENAI_WINDOW, window_s
 from shared.openai_batch import ENDPOINTS
 
-COMPLETION_WINDOWS = ("24h",)
 METADATA_PAIRS_MAX, METADATA_KEY_MAX, METADATA_VALUE_MAX = 16, 64, 512
-EXPIRES_AFTER_MIN_S, EXPIRES_AFTER_MAX_S = 3600, 2_592_000
 REQUIRED = ("input_file_id", "endpoint", "completion_window")
+PRIORITY_MIN, PRIORITY_MAX = -100, 100
+IDEMPOTENCY_KEY_MAX = 255
+# Endpoints that an engine may offer beyond OpenAI's, such as `/v1/score`.
+_PATH = re.compile(r"/[A-Za-z0-9/_.-]{1,100}")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRules:
+    """What the settings and the engines allow."""
+
+    window_s: int
+    window_s_max: int
+    free_windows: bool
+    more_endpoints: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """A create-batch body whose form is right."""
+    """A create-batch body whose form is right. `priority` orders a tenant's own batches, higher first."""
 
     input_file_id: str
     endpoint: str
     completion_window: str
-    metadata: dict[str, str] | None
-    output_expires_after_s: int | None
+    window_s: int
+    metadata: dict[str, str] | None = None
+    output_expires_after_s: int | None = None
+    priority: int = 0
+    idempotency_key: str | None = None
 
 
-def parse_json_object(body: bytes) -> dict[str, Any]:
-    """The body of a JSON call; raises ApiError."""
-    try:
-        value = msgspec.json.decode(body or b"null")
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        text = "We could not parse the JSON body of your request."
-        raise ApiError(400, text) from None
-    if not isinstance(value, dict):
-        raise ApiError(400, "The body of your request must be a JSON object.")
-    return value
-
-
-def parse_batch_request(body: bytes) -> BatchRequest:
+def parse_batch_request(body: bytes, rules: RequestRules) -> BatchRequest:
     """Check form and values; raises ApiError."""
     value = parse_json_object(body)
-    for name in REQUIRED:
-        if value.get(name) is None:
-            raise missing_parameter(name)
-        if not isinstance(value[name], str):
-            raise wrong_type(name, "a string", value[name])
-    if value["endpoint"] not in ENDPOINTS:
-        raise invalid_value("endpoint", value["endpoint"], ENDPOINTS)
-    if value["completion_window"] not in COMPLETION_WINDOWS:
-        raise invalid_value("completion_window", value["completion_window"], COMPLETION_WINDOWS)
+    file_id, endpoint, window = (required_string(value, name) for name in REQUIRED)
+    if endpoint not in ENDPOINTS and not (endpoint in rules.more_endpoints and _PATH.fullmatch(endpoint)):
+        raise invalid_value("endpoint", endpoint, (*ENDPOINTS, *sorted(rules.more_endpoints - set(ENDPOINTS))))
     return BatchRequest(
-        input_file_id=value["input_file_id"],
-        endpoint=value["endpoint"],
-        completion_window=value["completion_window"],
+        input_file_id=file_id,
+        endpoint=endpoint,
+        completion_window=window,
+        window_s=_window_s(window, rules),
         metadata=_metadata(value.get("metadata")),
-        output_expires_after_s=_expires_after(value.get("output_expires_after")),
+        output_expires_after_s=parse_expires_after("output_expires_after", value.get("output_expires_after")),
+        priority=_priority(value),
+        idempotency_key=check_idempotency_key(optional_string(value, "idempotency_key"), "idempotency_key"),
     )
+
+
+def check_idempotency_key(key: str | None, param: str) -> str | None:
+    """A key of 1 to 255 characters, or none; raises ApiError."""
+    if key is not None and not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX:
+        text = f"Invalid '{param}': expected a string of 1 to {IDEMPOTENCY_KEY_MAX} characters, but got {len(key)}."
+        raise ApiError(400, text, param=param, code="invalid_value")
+    return key
+
+
+def _window_s(window: str, rules: RequestRules) -> int:
+    if window == OPENAI_WINDOW:
+        return rules.window_s
+    seconds = window_s(window) if rules.free_windows else None
+    if seconds is None:
+        supported = (OPENAI_WINDOW, "a number with s, m, h or d") if rules.free_windows else (OPENAI_WINDOW,)
+        raise invalid_value("completion_window", window, supported)
+    if seconds > rules.window_s_max:
+        text = f"Invalid value: '{window}'. A window may have at most {rules.window_s_max} seconds."
+        raise ApiError(400, text, param="completion_window", code="invalid_value")
+    return seconds
+
+
+def _priority(value: dict[str, Any]) -> int:
+    priority = value.get("priority")
+    return 0 if priority is None else checked_integer("priority", priority, PRIORITY_MIN, PRIORITY_MAX)
 
 
 def _metadata(value: object) -> dict[str, str] | None:
@@ -80,27 +108,3 @@ def _metadata(value: object) -> dict[str, str] | None:
                 )
                 raise ApiError(400, message, param=f"metadata.{key}", code="string_above_max_length")
     return value
-
-
-def _expires_after(value: object) -> int | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise wrong_type("output_expires_after", "an object", value)
-    return check_expires_after("output_expires_after", value.get("anchor"), value.get("seconds"))
-
-
-def check_expires_after(name: str, anchor: object, seconds: object) -> int:
-    """Seconds from creation, 3600 to 2592000; the only anchor is `created_at`."""
-    if anchor != "created_at":
-        raise invalid_value(f"{name}.anchor", anchor, ("created_at",))
-    if not isinstance(seconds, int) or isinstance(seconds, bool):
-        raise wrong_type(f"{name}.seconds", "an integer", seconds)
-    if not EXPIRES_AFTER_MIN_S <= seconds <= EXPIRES_AFTER_MAX_S:
-        side = "above" if seconds > EXPIRES_AFTER_MAX_S else "below"
-        allowed = f"{EXPIRES_AFTER_MIN_S} to {EXPIRES_AFTER_MAX_S}"
-        text = f"Invalid '{name}.seconds': expected {allowed}, but got {seconds} instead."
-        raise ApiError(
-            400, text, param=f"{name}.seconds", code=f"integer_{side}_{'max' if side == 'above' else 'min'}_value"
-        )
-    return seconds

@@ -1,31 +1,36 @@
-"""Routes of `/batches`: create, retrieve, list, cancel."""
+"""Routes of `/batches`: create, retrieve, list, cancel, retry."""
 
 import contextlib
-import secrets
 import time
 from typing import Any
 
-from fastapi import APIRouter, Request
-from opentelemetry import trace
+from fastapi import APIRouter, Depends, Request
 
-from services.ingest.api.batch_request import parse_batch_request
+from services.ingest.api.batch_request import (
+    BatchRequest,
+    RequestRules,
+    check_idempotency_key,
+    parse_batch_request,
+)
 from services.ingest.api.body import read_body
-from services.ingest.api.errors import ApiError
+from services.ingest.api.errors import ApiError, not_found_batch
+from services.ingest.api.gate import Gate, tenant_of
 from services.ingest.api.paging import page, parse_limit
+from services.ingest.batch_intake import BatchIntake, BatchOrder, KeyConflict
+from services.ingest.batch_retry import BatchRetry, NothingToRetry
+from services.ingest.batch_shape import BatchShape
 from services.ingest.log_writer import LogWriter
-from services.ingest.lookup import current_batch, current_file
+from services.ingest.lookup import Lookup
+from services.ingest.quota import Quota
 from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
-from services.ingest.view_feed import ViewFeed
-from shared import identifiers
-from shared.batch_state import BatchView, batch_object, may_cancel
+from shared.batch_state import BatchView, may_cancel
 from shared.errors import ObjectExists
-from shared.messages import BatchCancelRequested, BatchCreated, encode
-from shared.object_store import ObjectStore, cancel_key, manifest_key
-from shared.telemetry import Telemetry, traceparent_of
+from shared.messages import BatchCancelRequested, BatchCreated, StoredFile, encode
+from shared.object_store import ObjectStore, cancel_key
+from shared.settings import ContractSettings
 
 LIST_DEFAULT, LIST_MAX = 20, 100
-TENANT = "default"
 
 
 class BatchesApi:
@@ -35,74 +40,69 @@ class BatchesApi:
         self,
         *,
         settings: IngestBlock,
+        contract: ContractSettings,
         view: ReadModel,
+        lookup: Lookup,
         store: ObjectStore,
-        feed: ViewFeed,
         log_writer: LogWriter,
-        telemetry: Telemetry,
+        intake: BatchIntake,
+        retry: BatchRetry,
+        shape: BatchShape,
+        quota: Quota,
+        gate: Gate,
     ) -> None:
-        self._feed = feed
         self._settings = settings
+        self._contract = contract
         self._view = view
+        self._lookup = lookup
         self._store = store
         self._log_writer = log_writer
-        self._telemetry = telemetry
+        self._intake = intake
+        self._retry = retry
+        self._shape = shape
+        self._quota = quota
+        self._gate = gate
 
     def router(self) -> APIRouter:
         """The routes."""
-        router = APIRouter()
+        router = APIRouter(dependencies=[Depends(self._gate)], tags=["batches"])
         router.add_api_route("/batches", self.create, methods=["POST"])
         router.add_api_route("/batches", self.list, methods=["GET"])
         router.add_api_route("/batches/{batch_id}", self.retrieve, methods=["GET"])
         router.add_api_route("/batches/{batch_id}/cancel", self.cancel, methods=["POST"])
+        router.add_api_route("/batches/{batch_id}/retry", self.retry, methods=["POST"])
         return router
 
     async def create(self, request: Request) -> dict[str, Any]:
         """Accept a batch: 200 only when the manifest object and the `created` facet are durable."""
-        wanted = parse_batch_request(await read_body(request))
-        file = await current_file(self._view, self._feed, self._store, wanted.input_file_id)
-        if file is None:
-            raise ApiError(400, f"Cannot find file {wanted.input_file_id}.", param="file_id", code="invalid_request")
-        if file.purpose != "batch":
-            raise ApiError(400, f"Input file must have purpose 'batch', got '{file.purpose}'.", param="input_file_id")
-        now_s = int(time.time())
-        batch_id = identifiers.batch_id(now_s, secrets.token_bytes(12))
-        with self._telemetry.tracer.start_as_current_span("create batch", kind=trace.SpanKind.INTERNAL) as span:
-            span.set_attribute("headrace.batch.id", batch_id)
-            created = BatchCreated(
-                id=batch_id,
-                endpoint=wanted.endpoint,
-                input_file_id=wanted.input_file_id,
-                completion_window=wanted.completion_window,
-                created_at=now_s,
-                expires_at=now_s + self._settings.completion_window_s,
-                metadata=wanted.metadata,
-                tenant=TENANT,
-                output_expires_after_s=wanted.output_expires_after_s,
-                traceparent=traceparent_of(span),
-                input_file=file,
-            )
-            await self._store.create(manifest_key(batch_id), encode(created))
-            await self._log_writer.write_facet(batch_id, "created", created)
-        return batch_object(BatchView(created=created))
+        wanted = parse_batch_request(await read_body(request), self._rules())
+        key = check_idempotency_key(request.headers.get("idempotency-key"), "Idempotency-Key") or wanted.idempotency_key
+        order = _order(tenant_of(request), wanted)
+        if key is None and _is_repeated(request) and self._settings.create_retry_window_s:
+            earlier = await self._intake.earlier(order, self._settings.create_retry_window_s)
+            if earlier is not None:
+                return self._object(await self._find(order.tenant, earlier.id))
+        file = await self._input_file(order)
+        return await self._accept(order, file, key)
 
-    async def retrieve(self, batch_id: str) -> dict[str, Any]:
+    async def retrieve(self, request: Request, batch_id: str) -> dict[str, Any]:
         """A batch as it is now."""
-        return batch_object(await self._find(batch_id))
+        return self._object(await self._find(tenant_of(request), batch_id))
 
     async def list(self, request: Request) -> dict[str, Any]:
         """Batches, newest first."""
+        tenant = tenant_of(request)
         limit = parse_limit(request.query_params.get("limit"), default=LIST_DEFAULT, maximum=LIST_MAX)
-        await self._feed.catch_up()
-        after = request.query_params.get("after")
-        if after is not None and self._view.batch(after) is None:
-            raise ApiError(404, f"No batch found with id '{after}'.", param="after")
-        views = self._view.list_batches(tenant=TENANT, after=after, limit=limit + 1)
-        return page([batch_object(view) for view in views], limit)
+        after = request.query_params.get("after") or None
+        if after is not None and await self._lookup.batch(tenant, after) is None:
+            raise not_found_batch(after, param="after")
+        views = await self._lookup.batches(tenant, after=after, limit=limit + 1)
+        return page([self._object(view) for view in views], limit)
 
-    async def cancel(self, batch_id: str) -> dict[str, Any]:
+    async def cancel(self, request: Request, batch_id: str) -> dict[str, Any]:
         """Wish for an end; the dispatcher turns the wish into the record that decides."""
-        view = await self._find(batch_id)
+        tenant = tenant_of(request)
+        view = await self._find(tenant, batch_id)
         if not may_cancel(view.status):
             raise ApiError(409, f"Cannot cancel a batch with status '{view.status}'.")
         if view.cancel is None and not view.is_terminal:
@@ -110,10 +110,88 @@ class BatchesApi:
             with contextlib.suppress(ObjectExists):  # an earlier call did not get as far as the log
                 await self._store.create(cancel_key(batch_id), encode(wish))
             await self._log_writer.write_facet(batch_id, "cancel", wish)
-        return batch_object(await self._find(batch_id))
+        return self._object(await self._find(tenant, batch_id))
 
-    async def _find(self, batch_id: str) -> BatchView:
-        view = await current_batch(self._view, self._feed, self._store, batch_id)
+    async def retry(self, request: Request, batch_id: str) -> dict[str, Any]:
+        """A new batch of the lines that failed, expired or were cancelled."""
+        tenant = tenant_of(request)
+        view = await self._find(tenant, batch_id)
+        if not view.is_terminal:
+            raise ApiError(409, f"Cannot retry a batch with status '{view.status}': it has not ended.")
+        key = check_idempotency_key(request.headers.get("idempotency-key"), "Idempotency-Key")
+        self._quota.check_open_batches(tenant)
+        try:
+            file = await self._retry.input_file(view, key)
+        except NothingToRetry as reason:
+            raise ApiError(400, str(reason), param="batch_id") from None
+        old = view.created
+        order = BatchOrder(
+            tenant=tenant,
+            endpoint=old.endpoint,
+            input_file_id=file.id,
+            completion_window=old.completion_window,
+            window_s=old.expires_at - old.created_at,
+            metadata=old.metadata,
+            output_expires_after_s=old.output_expires_after_s,
+            priority=old.priority,
+            retry_of=old.id,
+        )
+        return await self._accept(order, file, key)
+
+    async def _accept(self, order: BatchOrder, file: StoredFile | None, key: str | None) -> dict[str, Any]:
+        self._quota.check_open_batches(order.tenant)
+        try:
+            created = await self._intake.accept(order, file, key)
+        except KeyConflict as conflict:
+            raise ApiError(409, f"Conflict: {conflict}", param="idempotency_key", code="idempotency_conflict") from None
+        return self._answer(created)
+
+    def _answer(self, created: BatchCreated) -> dict[str, Any]:
+        return self._object(self._view.batch(created.id) or BatchView(created=created))
+
+    async def _input_file(self, order: BatchOrder) -> StoredFile | None:
+        file = await self._lookup.file(order.tenant, order.input_file_id)
+        if file is None and self._contract.unknown_input_file == "400":
+            text = f"Cannot find file {order.input_file_id}, or organization {order.tenant} does not have access to it."
+            raise ApiError(400, text, param="file_id", code="invalid_request")
+        if file is not None and file.purpose != "batch":
+            raise ApiError(400, f"Input file must have purpose 'batch', got '{file.purpose}'.", param="input_file_id")
+        if file is not None and file.bytes > self._settings.batch_file_bytes_max:
+            raise ApiError(400, "File is too large.", param="input_file_id")
+        return file
+
+    def _rules(self) -> RequestRules:
+        offered = self._view.endpoints_alive(int(time.time() * 1000), self._settings.worker_silence_s)
+        return RequestRules(
+            window_s=self._settings.completion_window_s,
+            window_s_max=self._settings.completion_window_s_max,
+            free_windows=self._contract.windows == "free",
+            more_endpoints=frozenset(offered),
+        )
+
+    def _object(self, view: BatchView) -> dict[str, Any]:
+        return self._shape.batch_object(view, int(time.time()))
+
+    async def _find(self, tenant: str, batch_id: str) -> BatchView:
+        view = await self._lookup.batch(tenant, batch_id)
         if view is None:
-            raise ApiError(404, f"No batch found with id '{batch_id}'.")
+            raise not_found_batch(batch_id)
         return view
+
+
+def _order(tenant: str, wanted: BatchRequest) -> BatchOrder:
+    return BatchOrder(
+        tenant=tenant,
+        endpoint=wanted.endpoint,
+        input_file_id=wanted.input_file_id,
+        completion_window=wanted.completion_window,
+        window_s=wanted.window_s,
+        metadata=wanted.metadata,
+        output_expires_after_s=wanted.output_expires_after_s,
+        priority=wanted.priority,
+    )
+
+
+def _is_repeated(request: Request) -> bool:
+    count = request.headers.get("x-stainless-retry-count", "0")
+    return count.isdecimal() and count.strip("0") != ""

@@ -8,7 +8,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from services.ingest.api.errors import ApiError
+from services.ingest.api.errors import ApiError, too_many
+from services.ingest.quota import QuotaReached
 from shared.errors import UnavailableError
 
 log = structlog.get_logger(__name__)
@@ -23,6 +24,9 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def api_error(_: Request, error: Any) -> JSONResponse:
         return _answer(error)
+
+    async def quota_reached(_: Request, error: Any) -> JSONResponse:
+        return _answer(too_many(str(error), error.retry_after_s))
 
     async def http_error(request: Request, error: Any) -> JSONResponse:
         texts = {404: f"Invalid URL ({request.method} {request.url.path})", 405: "Method not allowed."}
@@ -54,6 +58,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return _answer(ApiError(500, text, kind="server_error"))
 
     app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(QuotaReached, quota_reached)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(UnavailableError, unavailable)

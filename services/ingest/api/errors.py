@@ -16,14 +16,18 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         kind: str = "invalid_request_error",
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after_s = retry_after_s
         self.message, self.param, self.code, self.kind = message, param, code, kind
 
     def headers(self) -> dict[str, str]:
-        """A final 409 says that trying again is of no use, since the SDKs would."""
-        return {"x-should-retry": "false"} if self.status == 409 else {}
+        """When to come back; a final 409 or 429 says that trying again is of no use, since the SDKs would."""
+        if self.retry_after_s is not None:
+            return {"retry-after": str(self.retry_after_s)}
+        return {"x-should-retry": "false"} if self.status in (409, 429) else {}
 
     def envelope(self) -> dict[str, Any]:
         """The body of the answer."""
@@ -33,6 +37,22 @@ class ApiError(Exception):
 def missing_parameter(name: str) -> ApiError:
     """400 for a body field that is required."""
     return ApiError(400, f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
+
+
+def too_many(message: str, retry_after_s: int | None) -> ApiError:
+    """429; `retry_after_s` is None when waiting does not help."""
+    code = "rate_limit_exceeded"
+    return ApiError(429, message, code=code, kind="rate_limit_error", retry_after_s=retry_after_s)
+
+
+def not_found_file(file_id: str, param: str = "id") -> ApiError:
+    """404 for a file that the tenant does not have."""
+    return ApiError(404, f"No such File object: {file_id}", param=param)
+
+
+def not_found_batch(batch_id: str, param: str | None = None) -> ApiError:
+    """404 for a batch that the tenant does not have."""
+    return ApiError(404, f"No batch found with id '{batch_id}'.", param=param)
 
 
 def invalid_value(name: str, value: object, supported: tuple[str, ...]) -> ApiError:

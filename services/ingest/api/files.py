@@ -1,44 +1,32 @@
 """Routes of `/files`: create, list, retrieve, delete, content."""
 
 import secrets
-import time
-from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import quote
 
-from fastapi import APIRouter, Request
-from starlette.responses import StreamingResponse
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
 
-from services.ingest.api.errors import ApiError
+from services.ingest.api.body import read_body
+from services.ingest.api.errors import not_found_file
+from services.ingest.api.file_content import file_response
+from services.ingest.api.gate import Gate, tenant_of
+from services.ingest.api.json_body import optional_string, parse_json_object
 from services.ingest.api.paging import page, parse_descending, parse_limit
+from services.ingest.api.shapes import file_object, validation_object
 from services.ingest.api.upload_form import read_upload
-from services.ingest.log_writer import LogWriter
-from services.ingest.lookup import current_file
-from services.ingest.read_model import ReadModel
+from services.ingest.batch_run import check_lines
+from services.ingest.file_keeper import FileKeeper
+from services.ingest.input_checks import InputChecks
+from services.ingest.line_source import first_url
+from services.ingest.lookup import Lookup
+from services.ingest.quota import Quota
 from services.ingest.settings import IngestBlock
-from services.ingest.view_feed import ViewFeed
 from shared import identifiers
 from shared.errors import ObjectNotFound
-from shared.messages import StoredFile, encode
-from shared.object_store import ObjectStore, file_key, file_object_key
+from shared.messages import StoredFile
+from shared.object_store import ObjectStore, file_key
 
 LIST_DEFAULT, LIST_MAX = 10_000, 10_000
-TENANT = "default"
-
-
-def file_object(file: StoredFile) -> dict[str, Any]:
-    """OpenAI's File object in the real service's key order (contract 2.2)."""
-    return {
-        "object": "file",
-        "id": file.id,
-        "purpose": file.purpose,
-        "filename": file.filename,
-        "bytes": file.bytes,
-        "created_at": file.created_at,
-        "expires_at": file.expires_at,
-        "status": "processed",
-        "status_details": None,
-    }
 
 
 class FilesApi:
@@ -48,106 +36,93 @@ class FilesApi:
         self,
         *,
         settings: IngestBlock,
-        view: ReadModel,
+        lookup: Lookup,
         store: ObjectStore,
-        feed: ViewFeed,
-        log_writer: LogWriter,
+        keeper: FileKeeper,
+        quota: Quota,
+        checks: InputChecks,
+        gate: Gate,
     ) -> None:
-        self._feed = feed
         self._settings = settings
-        self._view = view
+        self._lookup = lookup
         self._store = store
-        self._log_writer = log_writer
+        self._keeper = keeper
+        self._quota = quota
+        self._checks = checks
+        self._gate = gate
 
     def router(self) -> APIRouter:
         """The routes."""
-        router = APIRouter()
+        router = APIRouter(dependencies=[Depends(self._gate)], tags=["files"])
         router.add_api_route("/files", self.create, methods=["POST"])
         router.add_api_route("/files", self.list, methods=["GET"])
         router.add_api_route("/files/{file_id}", self.retrieve, methods=["GET"])
         router.add_api_route("/files/{file_id}", self.delete, methods=["DELETE"])
         router.add_api_route("/files/{file_id}/content", self.content, methods=["GET"])
+        router.add_api_route("/files/{file_id}/validate", self.validate, methods=["POST"])
         return router
 
     async def create(self, request: Request) -> dict[str, Any]:
         """Take an upload: 200 only when the bytes and the record are durable."""
-        limits = self._settings
+        limits, tenant = self._settings, tenant_of(request)
         async with read_upload(request, limits.file_bytes_max, limits.batch_file_bytes_max) as upload:
-            now_s = int(time.time())
+            self._quota.check_stored_bytes(tenant, upload.num_bytes)
             file_id = identifiers.file_id(secrets.token_bytes(16))
-            lasts_s = upload.expires_after_s
-            if lasts_s is None and upload.purpose == "batch":
-                lasts_s = limits.batch_file_expires_after_s
             await self._store.create(file_key(file_id), upload.content)
-            file = StoredFile(
-                id=file_id,
+            file = self._keeper.describe(
+                file_id,
+                tenant=tenant,
                 purpose=upload.purpose,
                 filename=upload.filename,
-                bytes=upload.num_bytes,
-                created_at=now_s,
-                object_key=file_key(file_id),
-                expires_at=now_s + lasts_s if lasts_s is not None else None,
-                tenant=TENANT,
+                num_bytes=upload.num_bytes,
+                expires_after_s=upload.expires_after_s,
             )
-            await self._store.create(file_object_key(file_id), encode(file))
-            await self._log_writer.write_file(file)
+            await self._keeper.add(file)
         return file_object(file)
 
     async def list(self, request: Request) -> dict[str, Any]:
         """Files, newest first unless `order=asc`."""
-        query = request.query_params
+        query, tenant = request.query_params, tenant_of(request)
         limit = parse_limit(query.get("limit"), default=LIST_DEFAULT, maximum=LIST_MAX)
         descending = parse_descending(query.get("order"))
-        await self._feed.catch_up()
-        after = query.get("after")
-        if after is not None and self._view.file(after) is None:
-            raise ApiError(404, f"No such File object: {after}", param="after")
-        files = self._view.list_files(
-            tenant=TENANT, purpose=query.get("purpose"), after=after, limit=limit + 1, descending=descending
+        after = query.get("after") or None
+        if after is not None and await self._lookup.file(tenant, after) is None:
+            raise not_found_file(after, param="after")
+        files = await self._lookup.files(
+            tenant, purpose=query.get("purpose"), after=after, limit=limit + 1, descending=descending
         )
         return page([file_object(file) for file in files], limit)
 
-    async def retrieve(self, file_id: str) -> dict[str, Any]:
+    async def retrieve(self, request: Request, file_id: str) -> dict[str, Any]:
         """A file's object."""
-        return file_object(await self._find(file_id))
+        return file_object(await self._find(request, file_id))
 
-    async def delete(self, file_id: str) -> dict[str, Any]:
+    async def delete(self, request: Request, file_id: str) -> dict[str, Any]:
         """Forget a file. The bytes of an input stay while an open batch still reads them."""
-        file = await self._find(file_id)
-        await self._store.delete(file_object_key(file_id))
-        await self._log_writer.forget_file(file_id)
-        if not any(view.created.input_file_id == file_id for view in self._view.open_batches()):
-            await self._store.delete(file.object_key)
+        await self._keeper.delete(await self._find(request, file_id))
         return {"id": file_id, "object": "file", "deleted": True}
 
-    async def content(self, file_id: str) -> StreamingResponse:
+    async def content(self, request: Request, file_id: str) -> Response:
         """A file's bytes."""
-        file = await self._find(file_id)
-        chunks = self._store.stream(file.object_key)
+        return await file_response(request, self._store, await self._find(request, file_id))
+
+    async def validate(self, request: Request, file_id: str) -> dict[str, Any]:
+        """A dry run: the errors that a batch of this file would get now. The endpoint is that of the first line,
+        unless the body names one.
+        """
+        file = await self._find(request, file_id)
+        body = await read_body(request)
+        endpoint = optional_string(parse_json_object(body), "endpoint") if body.strip() else None
         try:
-            first = await anext(chunks, b"")
+            endpoint = endpoint or await first_url(self._store, file_id)
+            checked = self._checks.input_file(endpoint, file.tenant)
+            await check_lines(self._store, file_id, checked)
         except ObjectNotFound:
-            raise ApiError(404, f"No such File object: {file_id}", param="id") from None
-        headers = {"content-disposition": _disposition(file.filename), "content-length": str(file.bytes)}
-        return StreamingResponse(_chain(first, chunks), media_type="application/octet-stream", headers=headers)
+            raise not_found_file(file_id) from None
+        return validation_object(file_id, endpoint, checked)
 
-    async def _find(self, file_id: str) -> StoredFile:
-        file = await current_file(self._view, self._feed, self._store, file_id)
+    async def _find(self, request: Request, file_id: str) -> StoredFile:
+        file = await self._lookup.file(tenant_of(request), file_id)
         if file is None:
-            raise ApiError(404, f"No such File object: {file_id}", param="id")
+            raise not_found_file(file_id)
         return file
-
-
-async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for chunk in rest:
-        yield chunk
-
-
-def _disposition(filename: str) -> str:
-    """`attachment` with the plain name when it is ASCII, with the encoded one beside it otherwise (RFC 6266)."""
-    plain = filename.replace("\\", "_").replace('"', "_")
-    plain = "".join(c if " " <= c <= "~" else "_" for c in plain)
-    if plain == filename:
-        return f'attachment; filename="{plain}"'
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"

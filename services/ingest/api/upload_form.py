@@ -9,11 +9,9 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from services.ingest.api.batch_request import check_expires_after
 from services.ingest.api.errors import ApiError, missing_parameter
+from services.ingest.api.file_request import check_expires_after, check_filename, check_purpose
 
-PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
-FILENAME_MAX = 255
 # Boundaries, headers and small fields around the file.
 FORM_OVERHEAD_BYTES = 64 * 1024
 # Read and thrown away after the limit, so that a client that is still sending gets to see the answer.
@@ -31,6 +29,14 @@ class Upload:
     expires_after_s: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of an Upload."""
+
+    content: BinaryIO
+    num_bytes: int
+
+
 class _TooLarge(Exception):
     pass
 
@@ -38,6 +44,30 @@ class _TooLarge(Exception):
 @asynccontextmanager
 async def read_upload(request: Request, file_bytes_max: int, batch_file_bytes_max: int) -> AsyncIterator[Upload]:
     """The upload of a create-file call; raises ApiError. Temporary files are gone when the block ends."""
+    async with _read_form(request, file_bytes_max) as form:
+        file, purpose = _file(form, "file"), form.get("purpose")
+        if not isinstance(purpose, str):
+            raise missing_parameter("purpose")
+        check_purpose(purpose)
+        num_bytes = file.size or 0
+        if num_bytes > (batch_file_bytes_max if purpose == "batch" else file_bytes_max):
+            raise ApiError(400, "File is too large.")
+        filename = check_filename(file.filename or "upload", purpose, "file")
+        yield Upload(file.file, num_bytes, filename, purpose, _expires_after_s(form))
+
+
+@asynccontextmanager
+async def read_part(request: Request, part_bytes_max: int) -> AsyncIterator[Part]:
+    """The part of an add-part call; raises ApiError. Temporary files are gone when the block ends."""
+    async with _read_form(request, part_bytes_max) as form:
+        data = _file(form, "data")
+        if (data.size or 0) > part_bytes_max:
+            raise ApiError(400, f"Part is too large: it may have at most {part_bytes_max} bytes.", param="data")
+        yield Part(data.file, data.size or 0)
+
+
+@asynccontextmanager
+async def _read_form(request: Request, file_bytes_max: int) -> AsyncIterator[FormData]:
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise ApiError(400, "The content type of a file upload must be multipart/form-data.")
     body = request.stream()
@@ -47,38 +77,26 @@ async def read_upload(request: Request, file_bytes_max: int, batch_file_bytes_ma
     except _TooLarge:
         await _drain(body)
         raise ApiError(400, "File is too large.") from None
-    except (MultiPartException, KeyError) as error:
+    except (MultiPartException, KeyError, ValueError) as error:
         raise ApiError(400, f"The multipart body cannot be read: {error}.") from None
     try:
-        yield _checked(form, file_bytes_max, batch_file_bytes_max)
+        yield form
     finally:
         await form.close()
 
 
-def _checked(form: FormData, file_bytes_max: int, batch_file_bytes_max: int) -> Upload:
-    file, purpose = form.get("file"), form.get("purpose")
+def _file(form: FormData, name: str) -> UploadFile:
+    file = form.get(name)
     if not isinstance(file, UploadFile):
-        raise missing_parameter("file")
-    if not isinstance(purpose, str):
-        raise missing_parameter("purpose")
-    if purpose not in PURPOSES:
-        raise ApiError(400, f"'{purpose}' is not one of {list(PURPOSES)} - 'purpose'")
-    num_bytes = file.size or 0
-    if num_bytes > (batch_file_bytes_max if purpose == "batch" else file_bytes_max):
-        raise ApiError(400, "File is too large.")
-    if len(file.filename or "") > FILENAME_MAX:
-        raise ApiError(400, f"The file name is longer than {FILENAME_MAX} characters.", param="file")
-    filename = (file.filename or "upload").replace("\\", "/").rsplit("/", 1)[-1] or "upload"
-    if purpose == "batch" and "." in filename and not filename.endswith(".jsonl"):
-        raise ApiError(400, "Invalid file format for Batch API. Must be .jsonl")
-    return Upload(file.file, num_bytes, filename, purpose, _expires_after_s(form))
+        raise missing_parameter(name)
+    return file
 
 
 def _expires_after_s(form: FormData) -> int | None:
     anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
     if anchor is None and seconds is None:
         return None
-    number = int(seconds) if isinstance(seconds, str) and seconds.isdecimal() else seconds
+    number = int(seconds) if isinstance(seconds, str) and seconds.isdecimal() and len(seconds) < 20 else seconds
     return check_expires_after("expires_after", anchor, number)
 
 

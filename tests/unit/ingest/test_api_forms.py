@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from services.ingest.api.batch_request import parse_batch_request
+from services.ingest.api.batch_request import RequestRules, parse_batch_request
 from services.ingest.api.errors import ApiError
-from services.ingest.api.files import _disposition
+from services.ingest.api.file_content import disposition
 from services.ingest.api.paging import page, parse_descending, parse_limit
 from services.ingest.readiness import missing
 
+RULES = RequestRules(window_s=86_400, window_s_max=604_800, free_windows=False)
 GOOD = {"input_file_id": "f", "endpoint": "/v1/embeddings", "completion_window": "24h"}
 
 
@@ -21,11 +22,11 @@ def test_good_body_is_taken_and_unknown_fields_are_ignored() -> None:
         "priority": 3,
     }
 
-    request = parse_batch_request(json.dumps(body).encode())
+    request = parse_batch_request(json.dumps(body).encode(), RULES)
 
     assert request.metadata == {"k": "v"}
     assert request.output_expires_after_s == 3600
-    assert parse_batch_request(json.dumps(GOOD | {"metadata": None}).encode()).metadata is None
+    assert parse_batch_request(json.dumps(GOOD | {"metadata": None}).encode(), RULES).metadata is None
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_bad_body_is_refused(change: dict[str, Any], code: str, param: str) -> N
     body = {key: value for key, value in (GOOD | change).items() if value is not ...}
 
     with pytest.raises(ApiError) as refused:
-        parse_batch_request(json.dumps(body).encode())
+        parse_batch_request(json.dumps(body).encode(), RULES)
 
     assert (refused.value.status, refused.value.code, refused.value.param) == (400, code, param)
 
@@ -68,7 +69,7 @@ def test_bad_body_is_refused(change: dict[str, Any], code: str, param: str) -> N
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"null"])
 def test_body_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(ApiError):
-        parse_batch_request(body)
+        parse_batch_request(body, RULES)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,6 @@ def test_ready_only_when_every_model_has_a_live_worker() -> None:
 
 
 def test_download_names_are_safe_in_a_header() -> None:
-    assert _disposition("batch_1_output.jsonl") == 'attachment; filename="batch_1_output.jsonl"'
-    assert _disposition("ä.jsonl") == "attachment; filename=\"_.jsonl\"; filename*=UTF-8''%C3%A4.jsonl"
-    assert '"' not in _disposition('a"b\r\n.jsonl').removeprefix('attachment; filename="').split('";')[0]
+    assert disposition("batch_1_output.jsonl") == 'attachment; filename="batch_1_output.jsonl"'
+    assert disposition("ä.jsonl") == "attachment; filename=\"_.jsonl\"; filename*=UTF-8''%C3%A4.jsonl"
+    assert '"' not in disposition('a"b\r\n.jsonl').removeprefix('attachment; filename="').split('";')[0]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.ingest.input_file import InputFile
+from services.ingest.input_file import InputFile, LineRules
 from shared.jsonl import Line, LineReader
 from shared.messages import LineProblem
 
@@ -17,8 +17,15 @@ def line(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in (base | changes).items() if value is not ...}
 
 
-def problems(*lines: dict[str, Any] | bytes, endpoint: str = CHAT, lines_max: int = 100) -> tuple[LineProblem, ...]:
-    checked = InputFile(endpoint=endpoint, serves={"m", "n"}.__contains__, lines_max=lines_max, line_bytes_max=1000)
+def rules(**changes: Any) -> LineRules:
+    base: dict[str, Any] = {"endpoint": CHAT, "lines_max": 100, "line_bytes_max": 1000}
+    return LineRules(**(base | changes))
+
+
+def problems(
+    *lines: dict[str, Any] | bytes, endpoint: str = CHAT, lines_max: int = 100, **more: Any
+) -> tuple[LineProblem, ...]:
+    checked = InputFile(rules(endpoint=endpoint, lines_max=lines_max, **more), {"m", "n"}.__contains__)
     raw = [item if isinstance(item, bytes) else json.dumps(item).encode() for item in lines]
     reader = LineReader(1000)
     for found in [*reader.feed(b"\n".join(raw)), *reader.finish()]:
@@ -97,14 +104,14 @@ def test_numbers_beyond_64_bits_and_repeated_keys_in_the_body_pass() -> None:
 
 
 def test_line_over_the_limit_says_the_limit() -> None:
-    checked = InputFile(endpoint=CHAT, serves=lambda _: True, lines_max=1, line_bytes_max=77)
+    checked = InputFile(rules(lines_max=1, line_bytes_max=77), lambda _: True)
     checked.check(Line(0, None, 500))
 
     assert "77" in checked.finish()[0].message
 
 
 def test_huge_names_are_cut_in_messages_so_that_a_hundred_of_them_fit_into_a_record() -> None:
-    checked = InputFile(endpoint=CHAT, serves=lambda _: False, lines_max=1000, line_bytes_max=10**7)
+    checked = InputFile(rules(lines_max=1000, line_bytes_max=10**7), lambda _: False)
     for number in range(200):
         raw = json.dumps(line(custom_id=str(number), body={"model": "m" * 100_000, "messages": []}))
         checked.check(Line(number, raw.encode(), 0))

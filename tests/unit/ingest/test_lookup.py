@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.ingest.lookup import current_batch, current_file
+from services.ingest.lookup import Lookup
 from shared.batch_state import BatchView
 from shared.errors import UnavailableError
 from shared.messages import BatchClosed, BatchCreated, StoredFile, encode
@@ -35,7 +35,7 @@ class Replica:
 
 
 async def batch_of(replica: Replica, store: MemoryObjectStore) -> BatchView | None:
-    return await current_batch(replica, replica, store, ID)  # type: ignore[arg-type]
+    return await Lookup(replica, replica, store).batch("default", ID)  # type: ignore[arg-type]
 
 
 async def test_open_batch_is_shown_as_the_log_has_it_now() -> None:
@@ -59,5 +59,5 @@ async def test_what_the_log_lost_is_looked_up_in_the_store() -> None:
     nothing: Any = Replica(None, None)
 
     assert await batch_of(nothing, store) == BatchView(CREATED)
-    assert await current_file(nothing, nothing, store, "file-1") == FILE
-    assert await current_file(nothing, nothing, store, "file-2") is None
+    assert await Lookup(nothing, nothing, store).file("default", "file-1") == FILE
+    assert await Lookup(nothing, nothing, store).file("default", "file-2") is None

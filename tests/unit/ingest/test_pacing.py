@@ -9,7 +9,7 @@ LIMITS = Limits(per_batch=100, per_tenant=150, chunk=60)
 
 
 def batch(name: str, tenant: str = "t", expires_at: int = 0, remaining: int = 1000, outstanding: int = 0) -> Runnable:
-    return Runnable(name, tenant, expires_at, remaining, outstanding)
+    return Runnable(name, tenant, (0, expires_at, name), remaining, outstanding)
 
 
 def test_earliest_deadline_of_a_tenant_goes_first() -> None:
@@ -38,7 +38,7 @@ def test_a_full_tenant_waits() -> None:
             Runnable,
             batch_id=st.uuids().map(str),
             tenant=st.sampled_from("abc"),
-            expires_at=st.integers(0, 9),
+            urgency=st.tuples(st.integers(-3, 3), st.integers(0, 9), st.uuids().map(str)),
             remaining=st.integers(0, 500),
             outstanding=st.integers(0, 120),
         )

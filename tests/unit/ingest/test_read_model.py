@@ -115,7 +115,14 @@ def test_files_page_both_ways_and_tombstones_forget(path: Path) -> None:
     view.apply([log.file(file) for file in files])
 
     def listed(**options: Any) -> list[str]:
-        base: dict[str, Any] = {"tenant": "default", "purpose": None, "after": None, "limit": 9, "descending": True}
+        base: dict[str, Any] = {
+            "tenant": "default",
+            "purpose": None,
+            "after": None,
+            "limit": 9,
+            "descending": True,
+            "now_s": 5,
+        }
         return [file.id for file in view.list_files(**(base | options))]
 
     assert listed() == ["file-2", "file-1", "file-0"]

@@ -1,0 +1,60 @@
+"""Was this create call made before? SHELL: the store decides, so that every instance gives the same answer.
+
+The first call with a key writes down the batch that it is going to make, create-only; every later one finds it there
+and makes sure that it was made. After 24 h a key may be used again: its next note has the next number.
+"""
+
+import hashlib
+from typing import Final
+
+import structlog
+
+from shared.errors import ObjectExists
+from shared.messages import BatchCreated, Message, encode
+from shared.object_store import ObjectStore, read_json
+
+log = structlog.get_logger(__name__)
+
+KEPT_S: Final = 24 * 3600
+_PREFIX = "idempotency/"
+
+
+class Note(Message, frozen=True, kw_only=True):
+    """What the first call with a key asked for; `fingerprint` is the hash of it."""
+
+    fingerprint: str
+    created: BatchCreated
+
+
+class Idempotency:
+    """Keys of create calls, by tenant."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    async def claim(self, tenant: str, key: str, wanted: Note, now_s: int) -> Note:
+        """Write the note, unless the key was used in the last 24 h; returns the one that holds."""
+        name = hashlib.sha256(tenant.encode() + b"\0" + key.encode("utf-8", "surrogatepass")).hexdigest()
+        prefix = f"{_PREFIX}{name}/"
+        while True:
+            used = await self._store.keys(prefix)
+            if used:
+                last = await read_json(self._store, used[-1], Note)
+                if last is not None and now_s < last.created.created_at + KEPT_S:
+                    return last
+            number = int(used[-1].rpartition("/")[2]) + 1 if used else 0
+            try:
+                await self._store.create(f"{prefix}{number:010d}", encode(wanted))
+            except ObjectExists:
+                continue  # another call with this key was faster: it is the first one
+            return wanted
+
+    async def sweep(self, now_s: int) -> int:
+        """Remove notes that hold no longer; how many these were."""
+        num_removed = 0
+        for key in await self._store.keys(_PREFIX):
+            note = await read_json(self._store, key, Note)
+            if note is not None and now_s >= note.created.created_at + 2 * KEPT_S:
+                await self._store.delete(key)
+                num_removed += 1
+        return num_removed
