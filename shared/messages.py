@@ -163,13 +163,15 @@ class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
 class ShardProgressed(Message, frozen=True, kw_only=True, tag="progress"):
     """Facet `progress/<shard>`: counts of what is durable in the store; readers take the maximum.
 
-    `answered_at` is set once every line of the shard has its completion; `error_codes` counts the failed ones.
+    `answered_at` is set once every line of the shard has its completion; `error_codes` counts the failed ones;
+    `first_offset` names the first segment that has lines of the shard.
     """
 
     completed: int
     failed: int
     usage: Usage = Usage()
     error_codes: dict[str, int] = msgspec.field(default_factory=dict)
+    first_offset: int | None = None
     answered_at: int | None = None
 
 

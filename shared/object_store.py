@@ -135,6 +135,11 @@ def segment_key(log_id: str, topic: str, partition: int, first_offset: int) -> s
     return f"{chain_prefix(log_id, topic, partition)}{first_offset:020d}"
 
 
+def offset_of_segment(key: str) -> int:
+    """The first offset that a segment, or a marker named after one, covers."""
+    return int(key.rpartition("/")[2])
+
+
 async def read_json(store: ObjectStore, key: str, kind: type[T]) -> T | None:
     """The value of a JSON object, or None when there is none; raises ObjectStoreError when it holds something else."""
     try:

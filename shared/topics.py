@@ -64,6 +64,11 @@ def shard_of_line(line: int) -> int:
     return line // SHARD_LINES
 
 
+def lines_of_shard(shard: int, total: int) -> int:
+    """Lines of one shard of a batch of `total` lines."""
+    return max(0, min(SHARD_LINES, total - shard * SHARD_LINES))
+
+
 def num_shards(total: int) -> int:
     """Shards of a batch of `total` lines; an empty one still has shard 0, which closes it."""
     return max(1, -(-total // SHARD_LINES))

@@ -18,7 +18,6 @@ from services.collector.garbage import batches_in_question, new_chain_start
 from services.collector.ledger import Closed, Dropped, Kept, Ledger, Shard, ShardId
 from services.collector.progress import Progress
 from services.collector.result_files import LineIndex
-from services.collector.segment import Entry, Segment, SegmentBuilder, flush_due
 from services.collector.segment_chain import ChainTaken, SegmentChain
 from services.collector.settings import CollectorBlock
 from shared.dead_letters import dead_letter
@@ -34,6 +33,7 @@ from shared.messages import (
     encode,
     read_completion_headers,
 )
+from shared.segment import Entry, Segment, SegmentBuilder, flush_due
 from shared.telemetry import Telemetry, context_from, line_attributes, messaging_attributes
 from shared.topics import Topics, facet_key, partition_of
 
@@ -220,11 +220,13 @@ class PartitionCollector:
 
     def _note_shard(self, shard: Shard) -> None:
         answered_at = int(time.time()) if shard.num_answered == shard.num_lines else None
+        index = self._indexes.get((shard.batch_id, shard.number))
         counts = ShardProgressed(
             completed=shard.completed,
             failed=shard.failed,
             usage=shard.usage,
             error_codes=dict(shard.error_codes),
+            first_offset=index.first_offset if index else None,
             answered_at=answered_at,
         )
         self._progress.note((shard.batch_id, shard.number), counts)

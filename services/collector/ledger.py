@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from shared.error_codes import add_codes
 from shared.messages import CompletionHeaders, Usage
-from shared.topics import SHARD_LINES
+from shared.topics import SHARD_LINES, lines_of_shard
 
 ShardId = tuple[str, int]
 
@@ -58,7 +58,7 @@ class Shard:
     @property
     def num_lines(self) -> int:
         """Lines of this shard."""
-        return max(0, min(SHARD_LINES, self.total - self.number * SHARD_LINES))
+        return lines_of_shard(self.number, self.total)
 
     @property
     def num_answered(self) -> int:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from services.collector.ledger import CANCELLED, EXPIRED, Shard
-from services.collector.segment import Entry
 from shared.jsonl import LineReader
 from shared.messages import BatchCreated
-from shared.object_store import ObjectStore, file_key
+from shared.object_store import ObjectStore, file_key, offset_of_segment
 from shared.openai_batch import (
     CANCELLED_CODE,
     CANCELLED_MESSAGE,
@@ -26,6 +25,7 @@ from shared.openai_batch import (
     decode_request_line,
     unanswered_line,
 )
+from shared.segment import Entry
 from shared.topics import RECORD_BYTES_MAX, SHARD_LINES
 
 KINDS = ("output", "error")
@@ -61,6 +61,11 @@ class LineIndex:
     def span(self, number: int) -> tuple[str, int, int]:
         """Segment `number`'s key, and the first and last byte (exclusive) that this shard has in it."""
         return self._spans[number]
+
+    @property
+    def first_offset(self) -> int | None:
+        """The offset that names the first segment with lines of this shard."""
+        return offset_of_segment(self._spans[0][0]) if self._spans else None
 
     @property
     def num_segments(self) -> int:

@@ -10,15 +10,22 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.collector.segment import TRAILER_BYTES, Entry, Footer, Segment, SegmentBuilder, read_tail, tail_bytes
 from shared.errors import HeadraceError, ObjectExists, ObjectNotFound
-from shared.object_store import ObjectStore, chain_prefix, chain_start_key, chain_start_prefix, segment_key, sha256_of
+from shared.object_store import (
+    ObjectStore,
+    chain_prefix,
+    chain_start_key,
+    chain_start_prefix,
+    offset_of_segment,
+    segment_key,
+    sha256_of,
+)
+from shared.segment import Entry, Footer, Segment, SegmentBuilder
+from shared.segment_tail import read_segment_tail
 
 log = structlog.get_logger(__name__)
 
 FIRST_SHA256 = "0" * 64
-# One read that holds the whole tail of most segments.
-_TAIL_GUESS_BYTES = 256 * 1024
 
 
 class ChainTaken(HeadraceError):
@@ -40,11 +47,6 @@ class ChainedSegment:
     entries: tuple[Entry, ...]
 
 
-def offset_of(key: str) -> int:
-    """The offset that a segment's or a marker's key ends with."""
-    return int(key.rpartition("/")[2])
-
-
 class SegmentChain:
     """The segments of one partition of the completions log."""
 
@@ -64,8 +66,8 @@ class SegmentChain:
         if start != await self._start():
             raise ChainTaken("the chain was shortened while it was read")
         if start is not None:
-            keys = [key for key in keys if offset_of(key) >= start]
-            if not keys or offset_of(keys[0]) != start:
+            keys = [key for key in keys if offset_of_segment(key) >= start]
+            if not keys or offset_of_segment(keys[0]) != start:
                 raise BrokenChain(f"the chain should start at {start}, its first segment is {keys[:1]}")
         for key in keys:
             footer, entries = await self._tail(key)
@@ -118,8 +120,8 @@ class SegmentChain:
             log.debug("chain start was marked before", marker=marker)
         keys = await self._store.keys(chain_prefix(self._log_id, self._topic, self._partition))
         markers = await self._store.keys(chain_start_prefix(self._log_id, self._topic, self._partition))
-        gone = [key for key in keys if offset_of(key) < offset]
-        for key in gone + [old for old in markers if offset_of(old) < offset]:
+        gone = [key for key in keys if offset_of_segment(key) < offset]
+        for key in gone + [old for old in markers if offset_of_segment(old) < offset]:
             await self._store.delete(key)
         self.contents = [(first, batches) for first, batches in self.contents if first >= offset]
         return len(gone)
@@ -130,7 +132,7 @@ class SegmentChain:
 
     async def _start(self) -> int | None:
         markers = await self._store.keys(chain_start_prefix(self._log_id, self._topic, self._partition))
-        return offset_of(markers[-1]) if markers else None
+        return offset_of_segment(markers[-1]) if markers else None
 
     async def _tail(self, key: str) -> tuple[Footer, tuple[Entry, ...]]:
         try:
@@ -143,12 +145,3 @@ class SegmentChain:
             return await sha256_of(self._store, key)
         except ObjectNotFound:
             raise ChainTaken(f"{key} was removed while the chain was read") from None
-
-
-async def read_segment_tail(store: ObjectStore, key: str) -> tuple[Footer, tuple[Entry, ...]]:
-    """Footer and entries of a segment, in one or two reads; raises ObjectNotFound, CorruptSegment."""
-    size = await store.size(key) or 0
-    guess = await store.read(key, max(0, size - _TAIL_GUESS_BYTES))
-    needed = tail_bytes(guess[-TRAILER_BYTES:])
-    tail = guess[-needed:] if needed <= len(guess) else await store.read(key, size - needed)
-    return read_tail(tail)

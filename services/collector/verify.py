@@ -17,7 +17,6 @@ from services.collector.chains import ChainName, chains_in
 from services.collector.finalizer import SHARD_RECORD, batch_status
 from services.collector.ledger import Dropped, Ledger
 from services.collector.result_files import KINDS, LineIndex, put_together
-from services.collector.segment import CorruptSegment
 from services.collector.segment_chain import FIRST_SHA256, ChainedSegment, SegmentChain
 from shared import identifiers
 from shared.error_codes import add_codes
@@ -35,6 +34,7 @@ from shared.object_store import (
     shard_key,
     validated_key,
 )
+from shared.segment import CorruptSegment
 from shared.topics import RECORD_BYTES_MAX, num_shards
 
 

@@ -13,6 +13,7 @@ from services.ingest.api.batches import BatchesApi
 from services.ingest.api.files import FilesApi
 from services.ingest.api.gate import Gate
 from services.ingest.api.models import ModelsApi
+from services.ingest.api.results import ResultsApi
 from services.ingest.api.uploads import UploadsApi
 from services.ingest.app import create_app
 from services.ingest.batch_intake import BatchIntake
@@ -24,6 +25,7 @@ from services.ingest.housekeeping import Housekeeping
 from services.ingest.idempotency import Idempotency
 from services.ingest.input_checks import InputChecks
 from services.ingest.limits import TenantLimits
+from services.ingest.live_results import LiveResults
 from services.ingest.log_writer import LogWriter
 from services.ingest.lookup import Lookup
 from services.ingest.model_pools import ModelPools
@@ -131,6 +133,11 @@ class IngestProcess:
                     retry=BatchRetry(store, keeper),
                     shape=BatchShape(view, s.contract),
                     quota=quota,
+                    gate=gates["batches"],
+                ).router(),
+                ResultsApi(
+                    lookup=lookup,
+                    results=LiveResults(store=store, view=view, topics=self._topics, log_id=log_id),
                     gate=gates["batches"],
                 ).router(),
                 ModelsApi(pools=pools, gate=gates["models"]).router(),

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.collector.segment import TRAILER_BYTES, CorruptSegment, SegmentBuilder, flush_due, read_tail, tail_bytes
 from shared.messages import CompletionHeaders, Usage
+from shared.segment import TRAILER_BYTES, CorruptSegment, SegmentBuilder, flush_due, read_tail, tail_bytes
 
 records = st.lists(
     st.tuples(
