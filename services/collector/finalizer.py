@@ -183,6 +183,7 @@ class Finalizer:
             object_key=file_key(file_id),
             expires_at=closed_at + (manifest.output_expires_after_s or self._expires_after_s),
             tenant=manifest.tenant,
+            created_ns=time.time_ns(),
         )
 
     async def _create_once(self, key: str, data: bytes) -> None:

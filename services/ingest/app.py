@@ -1,14 +1,17 @@
 """What is the HTTP application made of? Routes with and without `/v1`, health, error handlers, headers; no logic."""
 
 from collections.abc import Callable, MutableMapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp
 
 from services.ingest.api.error_handlers import install_error_handlers
 from services.ingest.api.headers import OpenAIHeaders
+from services.ingest.api.openapi import document
 
 HEALTH_PATHS = ("/healthz", "/readyz")
 
@@ -17,11 +20,10 @@ def _is_health(scope: MutableMapping[str, Any]) -> bool:
     return scope["path"] in HEALTH_PATHS
 
 
-def create_app(routers: Sequence[APIRouter], not_ready: Callable[[], dict[str, str]]) -> FastAPI:
+def create_app(routers: Sequence[APIRouter], not_ready: Callable[[], dict[str, str]]) -> ASGIApp:
     """The application; `not_ready` names what is missing."""
     app = FastAPI(
         title="Headrace",
-        docs_url=None,
         redoc_url=None,
         telemetry=TelemetryConfig(operation_spans=False, exclude=_is_health),
     )
@@ -36,8 +38,8 @@ def create_app(routers: Sequence[APIRouter], not_ready: Callable[[], dict[str, s
         missing = not_ready()
         return JSONResponse({"ready": not missing, "missing": missing}, status_code=503 if missing else 200)
 
-    app.add_api_route("/healthz", healthz, methods=["GET"])
-    app.add_api_route("/readyz", readyz, methods=["GET"])
+    app.add_api_route("/healthz", healthz, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/readyz", readyz, methods=["GET"], include_in_schema=False)
+    app.openapi = lambda: document(version("headrace"))  # type: ignore[method-assign]
     install_error_handlers(app)
-    app.add_middleware(OpenAIHeaders)
-    return app
+    return OpenAIHeaders(app)  # around everything, so that an answer to a crash has them too

@@ -80,8 +80,9 @@ class BatchIntake:
 
         `file` is None for an input file that does not exist, where such batches are made to fail.
         """
-        now_s = int(time.time())
-        batch_id = identifiers.batch_id(now_s, secrets.token_bytes(12))
+        now_ns = time.time_ns()
+        now_s = now_ns // 10**9
+        batch_id = identifiers.batch_id(now_ns, secrets.token_bytes(9))
         with self._telemetry.tracer.start_as_current_span("create batch", kind=trace.SpanKind.INTERNAL) as span:
             created = BatchCreated(
                 id=batch_id,

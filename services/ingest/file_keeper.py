@@ -29,7 +29,8 @@ class FileKeeper:
         self, file_id: str, *, tenant: str, purpose: str, filename: str, num_bytes: int, expires_after_s: int | None
     ) -> StoredFile:
         """The record of a file that begins now; files for batches have an end, others only when it was asked for."""
-        now_s = int(time.time())
+        now_ns = time.time_ns()
+        now_s = now_ns // 10**9
         if expires_after_s is None and purpose == BATCH_PURPOSE:
             expires_after_s = self._batch_expires_after_s
         return StoredFile(
@@ -41,6 +42,7 @@ class FileKeeper:
             object_key=file_key(file_id),
             expires_at=now_s + expires_after_s if expires_after_s is not None else None,
             tenant=tenant,
+            created_ns=now_ns,
         )
 
     async def add(self, file: StoredFile) -> None:

@@ -15,6 +15,6 @@ class RateLimiter:
         tokens = min(float(per_minute), tokens + max(0.0, now_s - at) * per_minute / 60)
         if tokens < 1:
             self._buckets[name] = (tokens, now_s)
-            return max(1, math.ceil((1 - tokens) * 60 / per_minute))
+            return max(1, math.ceil(round((1 - tokens) * 60 / per_minute, 6)))
         self._buckets[name] = (tokens - 1, now_s)
         return None

@@ -36,9 +36,9 @@ CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, created_at INTEGER, ten
 CREATE INDEX IF NOT EXISTS batches_by_age ON batches (created_at DESC, id DESC);
 CREATE INDEX IF NOT EXISTS batches_open ON batches (terminal) WHERE terminal = 0;
 CREATE TABLE IF NOT EXISTS files
-  (id TEXT PRIMARY KEY, created_at INTEGER, purpose TEXT, tenant TEXT, ends_at INTEGER, bytes INTEGER, value BLOB)
+  (id TEXT PRIMARY KEY, created_ns INTEGER, purpose TEXT, tenant TEXT, ends_at INTEGER, bytes INTEGER, value BLOB)
   STRICT;
-CREATE INDEX IF NOT EXISTS files_by_age ON files (created_at, id);
+CREATE INDEX IF NOT EXISTS files_by_age ON files (created_ns, id);
 CREATE INDEX IF NOT EXISTS files_by_end ON files (ends_at) WHERE ends_at IS NOT NULL;
 CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, value BLOB) STRICT;
 """
@@ -132,9 +132,9 @@ class ReadModel:
         if purpose is not None:
             where, values = where + " AND purpose = ?", [*values, purpose]
         if after is not None:
-            where += f" AND (created_at, id) {compare} (SELECT created_at, id FROM files WHERE id = ?)"  # noqa: S608 - constants
+            where += f" AND (created_ns, id) {compare} (SELECT created_ns, id FROM files WHERE id = ?)"  # noqa: S608 - constants
             values.append(after)
-        query = f"SELECT value FROM files WHERE {where} ORDER BY created_at {order}, id {order} LIMIT ?"  # noqa: S608
+        query = f"SELECT value FROM files WHERE {where} ORDER BY created_ns {order}, id {order} LIMIT ?"  # noqa: S608
         return [_file_decoder.decode(row[0]) for row in self._db.execute(query, (*values, limit)).fetchall()]
 
     def files_over(self, now_s: int) -> list[StoredFile]:
@@ -202,7 +202,7 @@ class ReadModel:
             return
         file = _file_decoder.decode(value)
         ends_at = 0 if file.deleted else file.expires_at
-        row = (key, file.created_at, file.purpose, file.tenant, ends_at, file.bytes, value)
+        row = (key, file.created_ns or file.created_at * 10**9, file.purpose, file.tenant, ends_at, file.bytes, value)
         self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def _apply_key(self, key_id: str, value: bytes | None) -> None:

@@ -3,7 +3,7 @@
 import re
 
 OPENAI_WINDOW = "24h"
-_WINDOW = re.compile(r"(\d{1,9})\s*(s|sec|m|min|h|d|w)")
+_WINDOW = re.compile(r"([0-9]{1,9})\s*(s|sec|m|min|h|d|w)")
 _UNIT_S = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 

@@ -6,7 +6,7 @@ Several ranges, and what is not understood, are answered with the whole file, as
 import re
 from dataclasses import dataclass
 
-_ONE_RANGE = re.compile(r"bytes\s*=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*")
+_ONE_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,19})\s*-\s*([0-9]{0,19})\s*")
 
 
 class Unsatisfiable(ValueError):

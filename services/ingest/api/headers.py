@@ -27,6 +27,17 @@ class OpenAIHeaders:
                 headers["x-request-id"] = f"req_{secrets.token_hex(16)}"
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - began) * 1000))
                 headers["openai-version"] = OPENAI_VERSION
+                _add_caller(headers, scope)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+def _add_caller(headers: MutableHeaders, scope: Scope) -> None:
+    """Who the gate found; pages of any origin may read files when they have a key, and only then."""
+    principal = scope.get("state", {}).get("principal")
+    if principal is None:
+        return
+    headers["openai-organization"] = principal.tenant
+    if principal.key_id is not None and "/files" in scope["path"]:
+        headers["access-control-allow-origin"] = "*"

@@ -11,7 +11,10 @@ from shared.topics import Topics, completion_key, num_shards, partition_of, shar
 
 
 def test_batch_ids_sort_by_age_and_have_the_shape_of_openai() -> None:
-    early, late = identifiers.batch_id(1_700_000_000, bytes(12)), identifiers.batch_id(1_700_000_001, bytes(12))
+    early, late = (
+        identifiers.batch_id(1_700_000_000_000_000_000, b"\xff" * 9),
+        identifiers.batch_id(1_700_000_000_000_001_000, bytes(9)),
+    )
 
     assert re.fullmatch(r"batch_[0-9a-f]{32}", early)
     assert early < late
