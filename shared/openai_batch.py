@@ -19,7 +19,6 @@ ENDPOINTS = ("/v1/responses", "/v1/chat/completions", "/v1/embeddings", "/v1/com
 EXPIRED_CODE = "batch_expired"
 EXPIRED_MESSAGE = "This request could not be executed before the completion window expired."
 CANCELLED_CODE = "batch_cancelled"
-CANCELLED_MESSAGE = "This request was not executed because the batch was cancelled."
 
 _RAW_BREAKS = re.compile(rb"[\r\n]+")
 

@@ -17,6 +17,7 @@ from services.collector.result_files import KINDS, LineIndex, ResultFiles, put_t
 from shared import identifiers
 from shared.error_codes import add_codes
 from shared.errors import ObjectExists
+from shared.guesses import RESULT_FILENAME
 from shared.messages import BatchClosed, BatchCreated, ShardClosed, StoredFile, Usage, encode
 from shared.object_store import ObjectStore, file_key, final_key, manifest_key, read_json, shard_key
 from shared.telemetry import Telemetry, context_from
@@ -177,7 +178,7 @@ class Finalizer:
         return StoredFile(
             id=file_id,
             purpose="batch_output",
-            filename=f"{manifest.id}_{kind}.jsonl",
+            filename=RESULT_FILENAME.format(batch_id=manifest.id, kind=kind),
             bytes=await self._store.size(file_key(file_id)) or 0,
             created_at=closed_at,
             object_key=file_key(file_id),

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from services.collector.ledger import CANCELLED, EXPIRED, Shard
+from shared.guesses import CANCELLED_MESSAGE
 from shared.jsonl import LineReader
 from shared.messages import BatchCreated
 from shared.object_store import ObjectStore, file_key, offset_of_segment
 from shared.openai_batch import (
     CANCELLED_CODE,
-    CANCELLED_MESSAGE,
     EXPIRED_CODE,
     EXPIRED_MESSAGE,
     decode_request_line,

@@ -8,12 +8,20 @@ from dataclasses import dataclass
 
 import msgspec
 
+from shared.guesses import (
+    CUSTOM_ID_BYTES_MAX,
+    LINE_TOO_LARGE_CODE,
+    NOT_AN_OBJECT_CODE,
+    PROBLEMS_MAX,
+    TOO_MANY_INPUTS_CODE,
+    TOO_MANY_LINES_CODE,
+    WRONG_METHOD_CODE,
+    WRONG_TYPE_CODE,
+)
 from shared.jsonl import Line
 from shared.messages import LineProblem
 
-PROBLEMS_MAX = 100
 SHOWN_MAX = 200
-CUSTOM_ID_BYTES_MAX = 512
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value_decoder = msgspec.json.Decoder()
 _items_decoder = msgspec.json.Decoder(list[msgspec.Raw])
@@ -96,7 +104,7 @@ class InputFile:
             return (LineProblem(code="empty_file", message=text),)
         if self.num_lines > self._rules.lines_max:
             text = f"The input file has {self.num_lines} requests. A batch may have at most {self._rules.lines_max}."
-            return (LineProblem(code="too_many_requests", message=text), *self.problems[: PROBLEMS_MAX - 1])
+            return (LineProblem(code=TOO_MANY_LINES_CODE, message=text), *self.problems[: PROBLEMS_MAX - 1])
         return (*self._limit_problems(), *self.problems)[:PROBLEMS_MAX]
 
     def _limit_problems(self) -> list[LineProblem]:
@@ -111,12 +119,12 @@ class InputFile:
             text = (
                 f"The input file has {self._num_inputs} inputs. A batch may have at most {rules.embedding_inputs_max}."
             )
-            problems.append(LineProblem(code="too_many_inputs", message=text))
+            problems.append(LineProblem(code=TOO_MANY_INPUTS_CODE, message=text))
         return problems
 
     def _problem(self, line: Line) -> Problem | None:
         if line.value is None:
-            return "line_too_large", None, f"This line is larger than {self._rules.line_bytes_max} bytes."
+            return LINE_TOO_LARGE_CODE, None, f"This line is larger than {self._rules.line_bytes_max} bytes."
         try:
             return self._line_problem(line.value)
         except RecursionError:
@@ -126,7 +134,7 @@ class InputFile:
         try:
             members = _object_decoder.decode(value)
         except msgspec.ValidationError:
-            return "invalid_request", None, "Each line must be a JSON object."
+            return NOT_AN_OBJECT_CODE, None, "Each line must be a JSON object."
         except (msgspec.DecodeError, UnicodeDecodeError):
             return "invalid_json_line", None, "This line is not parseable as valid JSON."
         for name in ("custom_id", "method", "url", "body"):
@@ -149,7 +157,7 @@ class InputFile:
             return "duplicate_custom_id", "custom_id", text
         self._custom_ids.add(custom_id)
         if method != "POST":
-            return "invalid_value", "method", f"Invalid value: {_shown(method)}. Supported values are: 'POST'."
+            return WRONG_METHOD_CODE, "method", f"Invalid value: {_shown(method)}. Supported values are: 'POST'."
         if not isinstance(url, str):
             return _wrong_type("url", "a string", url)
         if url != self._rules.endpoint:
@@ -225,4 +233,4 @@ _TYPE_NAMES = {
 
 def _wrong_type(param: str, expected: str, value: object) -> Problem:
     got = _TYPE_NAMES.get(type(value), "null")
-    return "invalid_type", param, f"Invalid type for '{param}': expected {expected}, but got {got} instead."
+    return WRONG_TYPE_CODE, param, f"Invalid type for '{param}': expected {expected}, but got {got} instead."

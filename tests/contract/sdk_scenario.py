@@ -60,7 +60,7 @@ def files(client: OpenAI) -> str:
     assert next(iter(client.files.list(order="asc", after=named.id))).id == raw.id
     assert client.files.delete(raw.id).deleted is True
     gone = refused(openai.NotFoundError, lambda: client.files.delete(raw.id))
-    assert gone.body == {  # type: ignore[comparison-overlap]
+    assert gone.body == {
         "message": f"No such File object: {raw.id}",
         "type": "invalid_request_error",
         "param": "id",

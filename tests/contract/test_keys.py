@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -62,7 +62,7 @@ def test_tenants_see_nothing_of_each_other(stack: Stack) -> None:
     batch = wait_for_end(one, submit(one, chat_lines(3, "echo")).id)
     upload = one.uploads.create(bytes=1, filename="u.jsonl", mime_type="x", purpose="batch")
 
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: two.batches.retrieve(batch.id),
         lambda: two.batches.cancel(batch.id),
         lambda: two.files.retrieve(batch.input_file_id),
@@ -74,12 +74,14 @@ def test_tenants_see_nothing_of_each_other(stack: Stack) -> None:
         lambda: two.post(f"/files/{batch.input_file_id}/validate", cast_to=object),
         lambda: two.files.list(after=batch.input_file_id),
         lambda: two.batches.list(after=batch.id),
-    ):
+    )
+    for call in calls:
         with pytest.raises(NotFoundError):
             call()
     with pytest.raises(Exception, match="Cannot find file"):
         two.batches.create(input_file_id=batch.input_file_id, endpoint="/v1/chat/completions", completion_window="24h")
-    assert list(two.batches.list()) == list(two.files.list()) == []
+    assert list(two.batches.list()) == []
+    assert list(two.files.list()) == []
     assert one.batches.retrieve(batch.id).status == "completed"
 
 

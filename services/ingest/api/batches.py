@@ -26,6 +26,7 @@ from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
 from shared.batch_state import BatchView, may_cancel
 from shared.errors import ObjectExists
+from shared.guesses import IDEMPOTENCY_CONFLICT_CODE, WRONG_PURPOSE_MESSAGE
 from shared.messages import BatchCancelRequested, BatchCreated, StoredFile, encode
 from shared.object_store import ObjectStore, cancel_key
 from shared.settings import ContractSettings
@@ -143,7 +144,9 @@ class BatchesApi:
         try:
             created = await self._intake.accept(order, file, key)
         except KeyConflict as conflict:
-            raise ApiError(409, f"Conflict: {conflict}", param="idempotency_key", code="idempotency_conflict") from None
+            raise ApiError(
+                409, f"Conflict: {conflict}", param="idempotency_key", code=IDEMPOTENCY_CONFLICT_CODE
+            ) from None
         return self._answer(created)
 
     def _answer(self, created: BatchCreated) -> dict[str, Any]:
@@ -155,7 +158,7 @@ class BatchesApi:
             text = f"Cannot find file {order.input_file_id}, or organization {order.tenant} does not have access to it."
             raise ApiError(400, text, param="file_id", code="invalid_request")
         if file is not None and file.purpose != "batch":
-            raise ApiError(400, f"Input file must have purpose 'batch', got '{file.purpose}'.", param="input_file_id")
+            raise ApiError(400, WRONG_PURPOSE_MESSAGE.format(purpose=file.purpose), param="input_file_id")
         if file is not None and file.bytes > self._settings.batch_file_bytes_max:
             raise ApiError(400, "File is too large.", param="input_file_id")
         return file

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from shared.guesses import TOO_MANY_CODE, UNKNOWN_AFTER_STATUS, WRONG_TYPE_CODE
 from shared.openai_batch import error_envelope
 
 
@@ -41,18 +42,19 @@ def missing_parameter(name: str) -> ApiError:
 
 def too_many(message: str, retry_after_s: int | None) -> ApiError:
     """429; `retry_after_s` is None when waiting does not help."""
-    code = "rate_limit_exceeded"
-    return ApiError(429, message, code=code, kind="rate_limit_error", retry_after_s=retry_after_s)
+    return ApiError(429, message, code=TOO_MANY_CODE, kind="rate_limit_error", retry_after_s=retry_after_s)
 
 
 def not_found_file(file_id: str, param: str = "id") -> ApiError:
     """404 for a file that the tenant does not have."""
-    return ApiError(404, f"No such File object: {file_id}", param=param)
+    status = UNKNOWN_AFTER_STATUS if param == "after" else 404
+    return ApiError(status, f"No such File object: {file_id}", param=param)
 
 
 def not_found_batch(batch_id: str, param: str | None = None) -> ApiError:
     """404 for a batch that the tenant does not have."""
-    return ApiError(404, f"No batch found with id '{batch_id}'.", param=param)
+    status = UNKNOWN_AFTER_STATUS if param == "after" else 404
+    return ApiError(status, f"No batch found with id '{batch_id}'.", param=param)
 
 
 def invalid_value(name: str, value: object, supported: tuple[str, ...]) -> ApiError:
@@ -75,4 +77,4 @@ def wrong_type(name: str, expected: str, value: object) -> ApiError:
     }
     got = names.get(type(value), "null")
     text = f"Invalid type for '{name}': expected {expected}, but got {got} instead."
-    return ApiError(400, text, param=name, code="invalid_type")
+    return ApiError(400, text, param=name, code=WRONG_TYPE_CODE)

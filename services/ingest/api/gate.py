@@ -14,6 +14,7 @@ from services.ingest.limits import TenantLimits
 from services.ingest.rate_limiter import RateLimiter
 from services.ingest.read_model import ReadModel
 from shared.api_keys import SCOPES, masked
+from shared.guesses import MISSING_SCOPE_CODE
 
 DEFAULT_TENANT = "default"
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -47,7 +48,7 @@ class Gate:
         action = "read" if request.method in _READS else "write"
         if (scope := f"{self._resource}.{action}") not in principal.scopes:
             text = f"You have insufficient permissions for this operation. Missing scopes: {scope}."
-            raise ApiError(403, text, code="missing_scope")
+            raise ApiError(403, text, code=MISSING_SCOPE_CODE)
         self._count(principal)
         request.state.principal = principal
 

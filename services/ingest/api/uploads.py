@@ -18,6 +18,7 @@ from services.ingest.quota import Quota
 from services.ingest.settings import IngestBlock
 from services.ingest.uploads import PARTS_MAX, Announced, Upload, UploadRefused, Uploads
 from shared import identifiers
+from shared.guesses import REPEATED_PART_MESSAGE
 from shared.object_store import ObjectStore, part_key
 
 _UPLOAD_ID = re.compile(r"upload_[0-9a-f]{32}")
@@ -128,5 +129,5 @@ def _part_ids(value: object) -> list[str]:
         if not _PART_ID.fullmatch(part_id):
             raise ApiError(400, f"No part found with id '{part_id[:80]}' in this Upload.", param="part_ids")
     if len(set(value)) != len(value):
-        raise ApiError(400, "A part may be listed only once.", param="part_ids")
+        raise ApiError(400, REPEATED_PART_MESSAGE, param="part_ids")
     return value

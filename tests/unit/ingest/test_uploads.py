@@ -107,7 +107,7 @@ async def test_death_between_the_decision_and_the_file_is_made_good_by_the_next_
     async def dies(*_: Any) -> None:
         raise RuntimeError("killed")
 
-    desk.store.concatenate = dies  # type: ignore[method-assign]
+    desk.store.concatenate = dies  # type: ignore[method-assign,assignment]
     with pytest.raises(RuntimeError):
         await desk.uploads.complete(await desk.found(), ["a"], None)
     desk.store.concatenate = join  # type: ignore[method-assign]
