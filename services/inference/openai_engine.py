@@ -7,7 +7,7 @@ import httpx2
 from services.inference.engine import Answer, EngineRequest, EngineResult, Retry
 from services.inference.settings import WorkerSettings
 from shared.errors import SetupError
-from shared.openai_batch import ENDPOINTS, error_envelope
+from shared.openai_batch import error_envelope
 
 WARM_UP_TIMEOUT_S = 10.0
 _BUSY = frozenset({408, 409, 425, 429})
@@ -37,9 +37,9 @@ class OpenAIEngine:
     """An Engine behind HTTP."""
 
     name = "openai"
-    endpoints: tuple[str, ...] = ENDPOINTS
 
     def __init__(self, settings: WorkerSettings) -> None:
+        self.endpoints: tuple[str, ...] = settings.openai_endpoints
         if not settings.openai_base_url.startswith(("http://", "https://")):
             raise SetupError(
                 f"HEADRACE_INFERENCE__OPENAI_BASE_URL={settings.openai_base_url!r}: expected http(s)://HOST:PORT/v1"

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from shared.openai_batch import ENDPOINTS
 from shared.settings import Block, Seconds, ServiceSettings
 
 
@@ -37,6 +38,8 @@ class WorkerSettings(Block):
     cpu_kv_cache_gib: int = Field(default=1, ge=1)
     openai_base_url: str = ""
     openai_api_key: str = ""
+    # What the remote engine offers; paths beyond those of OpenAI are open to batches while such a worker lives.
+    openai_endpoints: tuple[str, ...] = ENDPOINTS
     openai_timeout_s: Seconds = 600.0
     openai_concurrency: int = Field(default=64, ge=1)
     # Lines in the worker at once; 0 = 1.5 times what the engine runs at once.

@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 # Generation endpoints and pooling endpoints; a model serves one family.
 GENERATE_ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 EMBED_ENDPOINTS = ("/v1/embeddings",)
+# What vLLM serves beyond OpenAI's contract, for models that can; each takes one JSON object and answers with one.
+EXTENSION_ENDPOINTS = ("/v1/score", "/score", "/v1/rerank", "/v2/rerank", "/rerank", "/classify", "/pooling")
 # More than one token: a first forward pass of single tokens crashes bf16 attention on CPUs with AMX.
 WARM_UP_TEXT = "One request of several tokens before the first real one, because a short one may crash the kernel."
 WARM_UP_TIMEOUT_S = 600.0
@@ -162,6 +164,7 @@ class VllmEngine:
         await init_app_state(self._engine, state, arguments, tasks)
         self._to_error, self._error_class = create_error_response, ErrorResponse
         self.endpoints = GENERATE_ENDPOINTS if "generate" in tasks else EMBED_ENDPOINTS if "embed" in tasks else ()
+        self.endpoints += _served(self._app.routes, EXTENSION_ENDPOINTS)
         self.num_slots = int(self._engine.vllm_config.scheduler_config.max_num_seqs)
         self._handlers = {}
         if chat := getattr(state, "openai_serving_chat", None):
@@ -247,6 +250,11 @@ class VllmEngine:
         if gone.is_set():
             return Retry("the request was cancelled")
         return Answer(status, b"".join(chunks))
+
+
+def _served(routes: Any, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    paths = {getattr(route, "path", "") for route in routes}
+    return tuple(path for path in wanted if path in paths)
 
 
 def _scope(request: EngineRequest, app: Any) -> dict[str, Any]:

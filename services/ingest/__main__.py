@@ -36,10 +36,11 @@ from services.ingest.read_model import ReadModel
 from services.ingest.readiness import missing
 from services.ingest.settings import IngestSettings
 from services.ingest.uploads import Uploads
-from services.ingest.view_feed import ViewFeed
+from services.ingest.view_feed import ViewFeed, state_partitions
 from shared.health import serve_health, start_server
 from shared.kafka import Publisher, make_producer, start_client, stop_client
 from shared.lifecycle import Stop, run_service, stop_on_signals
+from shared.log_ends import LogEnds
 from shared.log_reader import LogReader
 from shared.open_store import open_store
 from shared.settings import load_settings
@@ -76,7 +77,8 @@ class IngestProcess:
             path.parent.mkdir(parents=True, exist_ok=True)
             view = ReadModel(path, self._topics, log_id)
             stack.callback(view.close)
-            feed = ViewFeed(LogReader(kafka), view, self._topics)
+            ends = LogEnds(kafka, state_partitions(self._topics))
+            feed = ViewFeed(LogReader(kafka), ends, view, self._topics)
             ownership = Ownership(kafka, self._topics, s.ingest.instance_id or None)
             stack.push_async_callback(ownership.close)
             log_writer = LogWriter(self._topics, publisher, feed)

@@ -4,12 +4,11 @@ import asyncio
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import ConsumerStoppedError
 from aiokafka.structs import RecordMetadata
 
 from services.ingest.read_model import ReadModel
 from shared.errors import UnavailableError
-from shared.kafka import KAFKA_ERRORS
+from shared.log_ends import LogEnds
 from shared.log_reader import LogReader
 from shared.topics import Topics
 
@@ -21,11 +20,18 @@ WAIT_TIMEOUT_S = 30.0
 CATCH_UP_TIMEOUT_S = 10.0
 
 
+def state_partitions(topics: Topics) -> list[TopicPartition]:
+    """Partitions of the topics that say what there is."""
+    kept = (topics.batches, topics.files, topics.keys)
+    return [TopicPartition(topic.name, partition) for topic in kept for partition in range(topic.partitions)]
+
+
 class ViewFeed:
     """Tails `batches`, `files`, `keys` and `workers` into the view."""
 
-    def __init__(self, reader: LogReader, view: ReadModel, topics: Topics) -> None:
+    def __init__(self, reader: LogReader, ends: LogEnds, view: ReadModel, topics: Topics) -> None:
         self._reader = reader
+        self._ends = ends
         self._view = view
         self._topics = topics
         self._moved = asyncio.Condition()
@@ -45,10 +51,10 @@ class ViewFeed:
     async def run(self) -> None:
         """Follow the log until cancelled."""
         start: dict[TopicPartition, int | None] = {TopicPartition(self._topics.workers.name, 0): None}
-        for topic in (self._topics.batches, self._topics.files, self._topics.keys):
-            for partition in range(topic.partitions):
-                start[TopicPartition(topic.name, partition)] = self._view.position(topic.name, partition)
+        for tp in state_partitions(self._topics):
+            start[tp] = self._view.position(tp.topic, tp.partition)
         await self._reader.open(start)
+        await self._ends.open()
         try:
             ends = await self._reader.end_offsets()
             if any(self._reader.positions[tp] > end for tp, end in ends.items()):
@@ -69,6 +75,7 @@ class ViewFeed:
                     self._moved.notify_all()
         finally:
             await self._reader.close()
+            await self._ends.close()
 
     async def catch_up(self) -> None:
         """Until the view covers what is in the log now, so that no reader sees less than another instance showed.
@@ -77,13 +84,12 @@ class ViewFeed:
         """
         try:
             async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
-                ends = await self._reader.end_offsets()
-                wanted = {tp: end for tp, end in ends.items() if tp.topic != self._topics.workers.name}
+                ends = await self._ends.now()
                 async with self._moved:
                     await self._moved.wait_for(
-                        lambda: all(self._reader.positions.get(tp, 0) >= end for tp, end in wanted.items())
+                        lambda: all(self._reader.positions.get(tp, 0) >= end for tp, end in ends.items())
                     )
-        except (TimeoutError, ConsumerStoppedError, *KAFKA_ERRORS) as error:
+        except TimeoutError as error:
             raise UnavailableError(f"the log does not say where it ends: {error!r}") from error
 
     async def wait_for(self, written: RecordMetadata) -> None:

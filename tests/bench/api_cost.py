@@ -25,7 +25,7 @@ CREATORS = 8
 
 def resident_mb(stack: Stack) -> float:
     """Resident memory of ingest, with its highest value since the start behind it."""
-    for line in Path(f"/proc/{stack.pid('ingest')}/status").read_text().splitlines():
+    for line in Path(f"/proc/{stack.pid('ingest-0')}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1e3
     raise AssertionError("no VmHWM")

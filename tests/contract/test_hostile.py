@@ -24,7 +24,7 @@ GROWTH_MAX_MB = 100
 
 def resident_mb(stack: Stack) -> float:
     """Resident memory of ingest."""
-    pages = int(Path(f"/proc/{stack.pid('ingest')}/statm").read_text().split()[1])
+    pages = int(Path(f"/proc/{stack.pid('ingest-0')}/statm").read_text().split()[1])
     return pages * 4096 / 1e6
 
 

@@ -123,6 +123,15 @@ def test_endpoint_that_the_model_does_not_offer_is_an_error_line(embedded: OpenA
     assert "does not support /v1/embeddings" in errors[0]["response"]["body"]["error"]["message"]
 
 
+def test_scores_are_served_although_openai_has_none(embedded: OpenAI) -> None:
+    bodies = [{"model": EMBEDDING, "text_1": "a cat", "text_2": ["a kitten", "a tax form"]}]
+
+    _, (entry,), _ = run(embedded, "/v1/score", bodies)
+
+    near, far = (item["score"] for item in entry["response"]["body"]["data"])
+    assert near > far
+
+
 def test_embeddings_mean_something(embedded: OpenAI) -> None:
     texts = ["a cat sleeps on the sofa", "a kitten naps on the couch", "the broker keeps a replicated log"]
 
