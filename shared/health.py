@@ -1,6 +1,7 @@
 """Is this process alive, ready, and how is it? `/healthz`, `/readyz`, `/metrics` of services without an API. SHELL."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -31,10 +32,13 @@ async def start_server(config: uvicorn.Config) -> tuple[QuietServer, asyncio.Tas
     """Bind and serve; raises SetupError when the port is taken."""
     server = QuietServer(config)
     try:
-        socket = config.bind_socket()
+        listening = config.bind_socket()
     except SystemExit:
         raise SetupError(f"port {config.port} on {config.host} is in use: choose another") from None
-    task = asyncio.create_task(server.serve(sockets=[socket]), name="http")
+    # uvicorn writes head and body apart, and its socket lacks what makes asyncio turn Nagle off: every answer
+    # on a kept connection would wait 40 ms for the client's delayed acknowledgement. Accepted sockets inherit this.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    task = asyncio.create_task(server.serve(sockets=[listening]), name="http")
     return server, task
 
 

@@ -1,23 +1,24 @@
 """What does Headrace tell of a batch beyond OpenAI's object? PURE: folded batches in, `x_headrace` out."""
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
-from services.ingest.pacing import urgency
 from shared.batch_state import BatchView
 
 TOP_ERRORS = 5
 
 
-def extension(view: BatchView, open_batches: Iterable[BatchView], now_s: int) -> dict[str, Any]:
-    """The `x_headrace` member; every key is present, what is unknown is null."""
+def extension(view: BatchView, queue_position: int | None, now_s: int) -> dict[str, Any]:
+    """The `x_headrace` member; every key is present, what is unknown is null.
+
+    `queue_position` is how many of the tenant's batches have lines that are dispatched before this one's.
+    """
     created, dispatch = view.created, view.dispatch
     rate = _lines_per_second(view, now_s)
     not_run = view.closed.not_run if view.closed else 0
     return {
         "priority": created.priority,
-        "queue_position": _queue_position(view, open_batches),
+        "queue_position": queue_position,
         "dispatched": dispatch.next_line if dispatch else 0,
         "lines_per_second": rate,
         "estimated_completion_at": _estimated_completion_at(view, rate, now_s),
@@ -26,23 +27,6 @@ def extension(view: BatchView, open_batches: Iterable[BatchView], now_s: int) ->
         "top_errors": _top_errors(view),
         "retry_of": created.retry_of,
     }
-
-
-def _queue_position(view: BatchView, open_batches: Iterable[BatchView]) -> int | None:
-    """How many batches of the tenant come before it with lines that are not dispatched; null when it has none left."""
-    if not _has_backlog(view):
-        return None
-    mine = urgency(view.created)
-    return sum(
-        other.created.tenant == view.created.tenant and _has_backlog(other) and urgency(other.created) < mine
-        for other in open_batches
-    )
-
-
-def _has_backlog(view: BatchView) -> bool:
-    if view.is_terminal or view.cancel is not None:
-        return False
-    return view.dispatch is None or view.dispatch.next_line < view.dispatch.total
 
 
 def _lines_per_second(view: BatchView, now_s: int) -> float | None:

@@ -25,7 +25,7 @@ from shared.topics import Topic, Topics, facet_key, partition_of
 log = structlog.get_logger(__name__)
 
 # Lines between two breaths of the event loop while a file is validated.
-LINES_PER_TURN = 500
+LINES_PER_TURN = 200
 _partition_counter = itertools.count()
 
 

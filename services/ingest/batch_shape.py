@@ -18,5 +18,5 @@ class BatchShape:
     def batch_object(self, view: BatchView, now_s: int) -> dict[str, Any]:
         """OpenAI's keys in OpenAI's order, then ours."""
         value = batch_object(view, counts_sum=self._counts_sum)
-        value["x_headrace"] = extension(view, self._view.open_batches(), now_s)
+        value["x_headrace"] = extension(view, self._view.backlog.position(view), now_s)
         return value

@@ -9,7 +9,7 @@ import structlog
 from opentelemetry.trace import SpanKind
 
 from services.ingest.batch_run import BatchRun, decide_once, dispatch_record, validate
-from services.ingest.batch_step import Dispatch, RecordEnd, Validate, Wait, next_step
+from services.ingest.batch_step import Dispatch, RecordEnd, Step, Validate, Wait, next_step
 from services.ingest.input_checks import InputChecks
 from services.ingest.ownership import Ownership
 from services.ingest.pacing import Limits, Runnable, shares, urgency
@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 TICK_S = 0.25
 FAULT_BACKOFF_S = 1.0
+BATCHES_PER_BREATH = 500
 # A batch that does not end is ended again: the record may have been lost, and a second one changes nothing.
 END_REPEAT_S = 30.0
 
@@ -63,6 +64,8 @@ class Dispatcher:
         self._runs: dict[str, BatchRun] = {}
         self._ended: dict[str, float] = {}
         self._stuck: set[str] = set()
+        # Batches that have to wait for a change of their view: thousands may be open, and few of them move.
+        self._idle: dict[str, BatchView] = {}
 
     async def run(self, stop: Stop) -> None:
         """Dispatch until asked to stop; lines in hand are acknowledged before it returns."""
@@ -73,6 +76,7 @@ class Dispatcher:
                 except HeadraceError as error:
                     log.warning("dispatcher waits", reason=str(error))
                     self._runs.clear()  # their cursors are in doubt: go on from the published ones
+                    self._idle.clear()
                     await stop.wait(FAULT_BACKOFF_S)
                     continue
                 if not progressed:
@@ -101,32 +105,44 @@ class Dispatcher:
         runnable: list[BatchView] = []
         mine = [view for view in self._view.open_batches() if self._ownership.owns(view.created.id)]
         self._forget_others({view.created.id for view in mine})
-        for view in mine:
-            batch_id = view.created.id
-            run = self._runs.get(batch_id)
-            next_line = run.cursor.next_line if run else view.dispatch.next_line if view.dispatch else 0
-            step = next_step(
-                view, now_s=int(time.time()), next_line=next_line, end_recorded=self._was_ended_lately(batch_id)
-            )
-            match step:
-                case Validate():
-                    self._start_validation(view, group)
-                case RecordEnd():
-                    await self._record_end(view, step)
-                case Dispatch():
-                    if batch_id not in self._stuck:
-                        runnable.append(view)
-                case Wait():
-                    pass
-                case _:
-                    assert_never(step)
+        for number, view in enumerate(mine, start=1):
+            if number % BATCHES_PER_BREATH == 0:
+                await asyncio.sleep(0)
+            if await self._look_at(view, group):
+                runnable.append(view)
         return await self._dispatch_round(runnable)
+
+    async def _look_at(self, view: BatchView, group: asyncio.TaskGroup) -> bool:
+        """Do what the batch needs now, short of dispatching; whether it has lines that could be dispatched."""
+        batch_id, now_s = view.created.id, int(time.time())
+        if self._idle.get(batch_id) is view and now_s < view.created.expires_at:
+            return False
+        match self._step(view, now_s):
+            case Validate():
+                self._start_validation(view, group)
+            case RecordEnd() as end:
+                await self._record_end(view, end)
+            case Dispatch():
+                return batch_id not in self._stuck
+            case Wait():
+                if batch_id not in self._ended:  # or its end may have to be recorded again
+                    self._idle[batch_id] = view
+            case never:
+                assert_never(never)
+        return False
+
+    def _step(self, view: BatchView, now_s: int) -> Step:
+        batch_id = view.created.id
+        run = self._runs.get(batch_id)
+        next_line = run.cursor.next_line if run else view.dispatch.next_line if view.dispatch else 0
+        return next_step(view, now_s=now_s, next_line=next_line, end_recorded=self._was_ended_lately(batch_id))
 
     def _forget_others(self, mine: set[str]) -> None:
         for batch_id in [b for b in self._runs if b not in mine]:
             del self._runs[batch_id]
         self._ended = {b: at for b, at in self._ended.items() if b in mine}
         self._stuck &= mine
+        self._idle = {b: view for b, view in self._idle.items() if b in mine}
 
     def _was_ended_lately(self, batch_id: str) -> bool:
         ended_at = self._ended.get(batch_id)

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from services.ingest.backlog import Backlog
 from services.ingest.keyring import Keyring
 from shared.batch_state import BatchView, apply_facet
 from shared.log_reader import Record
@@ -56,7 +57,7 @@ class ReadModel:
         self._topics = topics
         self._db = _open(path)
         self._open: dict[str, BatchView | None] = {}
-        self.keyring = Keyring()
+        self.backlog, self.keyring = Backlog(), Keyring()
         identity = f"{log_id}/{topics.batches.name}/{SCHEMA_VERSION}"
         if self._meta("log") != identity:
             self.forget()
@@ -65,14 +66,16 @@ class ReadModel:
         for (value,) in self._db.execute("SELECT value FROM keys").fetchall():
             self.keyring.put(_key_decoder.decode(value))
         for (batch_id,) in self._db.execute("SELECT id FROM batches WHERE terminal = 0").fetchall():
-            self._open[batch_id] = self._fold(batch_id)
+            view = self._open[batch_id] = self._fold(batch_id)
+            if view is not None:
+                self.backlog.note(view)
 
     def forget(self) -> None:
         """Drop everything: the log is another one than the view was made from."""
         for table in ("meta", "positions", "facets", "batches", "files", "keys"):
             self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - names above
         self._open.clear()
-        self.keyring = Keyring()
+        self.backlog, self.keyring = Backlog(), Keyring()
 
     def close(self) -> None:
         """Close the file."""
@@ -190,6 +193,7 @@ class ReadModel:
         if isinstance(facet, BatchCreated):
             row = (batch_id, facet.created_at, facet.tenant, int(view.is_terminal))
             self._db.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)", row)
+        self.backlog.note(view)
         if view.is_terminal:
             self._open.pop(batch_id, None)
             self._db.execute("UPDATE batches SET terminal = 1 WHERE id = ?", (batch_id,))

@@ -70,6 +70,7 @@ def get(http: httpx2.Client, path: str) -> Any:
 
 
 def test_files(http: httpx2.Client) -> None:
+    upload(http, b"x", "older.txt", "user_data")
     batch_file, other = upload(http, b"{}"), upload(http, b"x", "notes.txt", "user_data")
 
     check("file", batch_file)
@@ -98,6 +99,7 @@ def test_batches(http: httpx2.Client, client: OpenAI) -> None:
     ]
     file = upload(http, b"\n".join(json.dumps(line).encode() for line in lines))
     wanted = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    http.post("/batches", json=wanted)
     created = http.post("/batches", json=wanted | {"metadata": {"k": "v"}})
     batch_id = created.json()["id"]
     wait_for_end(client, batch_id)

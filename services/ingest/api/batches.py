@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
+from starlette.responses import JSONResponse
 
 from services.ingest.api.batch_request import (
     BatchRequest,
@@ -90,7 +91,7 @@ class BatchesApi:
         """A batch as it is now."""
         return self._object(await self._find(tenant_of(request), batch_id))
 
-    async def list(self, request: Request) -> dict[str, Any]:
+    async def list(self, request: Request) -> JSONResponse:
         """Batches, newest first."""
         tenant = tenant_of(request)
         limit = parse_limit(request.query_params.get("limit"), default=LIST_DEFAULT, maximum=LIST_MAX)
@@ -98,7 +99,7 @@ class BatchesApi:
         if after is not None and await self._lookup.batch(tenant, after) is None:
             raise not_found_batch(after, param="after")
         views = await self._lookup.batches(tenant, after=after, limit=limit + 1)
-        return page([self._object(view) for view in views], limit)
+        return JSONResponse(page([self._object(view) for view in views], limit))
 
     async def cancel(self, request: Request, batch_id: str) -> dict[str, Any]:
         """Wish for an end; the dispatcher turns the wish into the record that decides."""

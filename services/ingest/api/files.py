@@ -4,7 +4,7 @@ import secrets
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from services.ingest.api.body import read_body
 from services.ingest.api.errors import not_found_file
@@ -80,7 +80,7 @@ class FilesApi:
             await self._keeper.add(file)
         return file_object(file)
 
-    async def list(self, request: Request) -> dict[str, Any]:
+    async def list(self, request: Request) -> JSONResponse:
         """Files, newest first unless `order=asc`."""
         query, tenant = request.query_params, tenant_of(request)
         limit = parse_limit(query.get("limit"), default=LIST_DEFAULT, maximum=LIST_MAX)
@@ -91,7 +91,7 @@ class FilesApi:
         files = await self._lookup.files(
             tenant, purpose=query.get("purpose"), after=after, limit=limit + 1, descending=descending
         )
-        return page([file_object(file) for file in files], limit)
+        return JSONResponse(page([file_object(file) for file in files], limit))
 
     async def retrieve(self, request: Request, file_id: str) -> dict[str, Any]:
         """A file's object."""

@@ -2,7 +2,12 @@
 
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.ingest.backlog import Backlog, has_backlog
 from services.ingest.batch_extension import extension
+from services.ingest.pacing import urgency
 from shared.batch_state import BatchView
 from shared.messages import BatchCancelRequested, BatchClosed, BatchCreated, BatchDispatched, ShardProgressed
 
@@ -21,7 +26,7 @@ def running(batch_id: str, next_line: int, answered: int = 0, **changes: Any) ->
 
 
 def test_rate_and_estimate_come_with_the_first_answer() -> None:
-    fresh, half = extension(running("a", 10), [], 150), extension(running("a", 60, 50), [], 150)
+    fresh, half = extension(running("a", 10), 0, 150), extension(running("a", 60, 50), None, 150)
 
     assert (fresh["lines_per_second"], fresh["estimated_completion_at"]) == (None, None)
     assert (half["lines_per_second"], half["estimated_completion_at"], half["dispatched"]) == (1.0, 200, 60)
@@ -40,8 +45,29 @@ def test_queue_position_counts_the_tenant_s_more_urgent_backlogs() -> None:
         mine,
     ]
 
-    assert extension(mine, others, 100)["queue_position"] == 3
-    assert extension(running("e", 100), others, 100)["queue_position"] is None
+    backlog = Backlog()
+    for view in others:
+        backlog.note(view)
+
+    assert backlog.position(mine) == 3
+    assert backlog.position(running("e", 100)) is None
+    backlog.note(running("a", 100))
+    backlog.note(running("a", 100))
+    assert backlog.position(mine) == 2
+    assert extension(mine, backlog.position(mine), 100)["queue_position"] == 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("ab"), st.integers(0, 100)), max_size=60))
+def test_backlog_is_what_sorting_all_of_them_would_say(changes: list[tuple[int, str, int]]) -> None:
+    backlog, now = Backlog(), dict[str, BatchView]()
+    for number, tenant, next_line in changes:
+        view = running(f"{tenant}{number}", next_line, tenant=tenant, priority=number % 3)
+        backlog.note(view)
+        now[view.created.id] = view
+    for view in now.values():
+        waiting = [v for v in now.values() if v.created.tenant == view.created.tenant and has_backlog(v)]
+        expected = sum(urgency(other.created) < urgency(view.created) for other in waiting)
+        assert backlog.position(view) == (expected if has_backlog(view) else None)
 
 
 def test_end_tells_what_did_not_run_and_why_lines_failed() -> None:
@@ -57,7 +83,7 @@ def test_end_tells_what_did_not_run_and_why_lines_failed() -> None:
     )
     view = BatchView(created("a"), dispatch=running("a", 100).dispatch, closed=closed)
 
-    found = extension(view, [], 999)
+    found = extension(view, None, 999)
 
     assert (found["expired"], found["cancelled"], found["queue_position"]) == (41, 0, None)
     assert found["top_errors"] == [{"code": "a", "count": 7}, {"code": "b", "count": 2}]
