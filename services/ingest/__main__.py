@@ -106,7 +106,10 @@ class IngestProcess:
             uploads, idempotency = Uploads(store, keeper), Idempotency(store)
             housekeeping = Housekeeping(ownership=ownership, keeper=keeper, uploads=uploads, idempotency=idempotency)
             lookup, rates = Lookup(view, feed, store), RateLimiter()
-            gates = {name: Gate(view, limits, rates, name) for name in ("files", "batches", "models")}
+            gates = {
+                name: Gate(view=view, feed=feed, limits=limits, rate_limiter=rates, resource=name)
+                for name in ("files", "batches", "models")
+            }
             apis = [
                 FilesApi(
                     settings=s.ingest,

@@ -20,7 +20,15 @@ from shared.batch_state import BatchView
 from shared.errors import HeadraceError, ObjectStoreError
 from shared.kafka import OutgoingRecord, Publisher
 from shared.lifecycle import Stop
-from shared.messages import BatchDispatched, CancelHint, CompletionHeaders, completion_headers, encode
+from shared.messages import (
+    BatchCreated,
+    BatchDispatched,
+    CancelHint,
+    CompletionHeaders,
+    LineProblem,
+    completion_headers,
+    encode,
+)
 from shared.object_store import ObjectStore
 from shared.telemetry import Telemetry, context_from
 from shared.topics import Topics, completion_key, num_shards, partition_of
@@ -165,9 +173,7 @@ class Dispatcher:
                     SpanKind.INTERNAL,
                     {"headrace.batch.id": created.id},
                 ):
-                    facet = await validate(
-                        self._store, created, self._checks.input_file(created.endpoint, created.tenant, created.id)
-                    )
+                    facet = await self._judge(created)
                     facet = await decide_once(self._store, created.id, facet)
             # Not cancelled from here on: a decision that may be in the log must be waited for.
             written = await asyncio.shield(
@@ -180,6 +186,18 @@ class Dispatcher:
             return
         outcome = "failed" if facet.failed_at is not None else "in_progress"
         log.info("batch validated", batch_id=created.id, status=outcome, total=facet.total, problems=len(facet.errors))
+
+    async def _judge(self, created: BatchCreated) -> BatchDispatched:
+        """Validate; a file that our own code cannot stand fails its batch, and not the process for everybody."""
+        checked = self._checks.input_file(created.endpoint, created.tenant, created.id)
+        try:
+            return await validate(self._store, created, checked)
+        except HeadraceError:
+            raise
+        except Exception:
+            log.exception("validation crashed", batch_id=created.id)
+            crashed = LineProblem(code="server_error", message="The input file could not be validated.")
+            return BatchDispatched(failed_at=int(time.time()), errors=(crashed,))
 
     async def _record_end(self, view: BatchView, step: RecordEnd) -> None:
         """Append the record that ends the batch to each shard's partition, and hint at it to the workers."""

@@ -126,17 +126,19 @@ class InputFile:
         if line.value is None:
             return LINE_TOO_LARGE_CODE, None, f"This line is larger than {self._rules.line_bytes_max} bytes."
         try:
+            if not line.value.isascii():
+                line.value.decode()  # what is skipped below is not looked at otherwise
             return self._line_problem(line.value)
         except RecursionError:
             return "invalid_json_line", None, "This line is nested too deeply."
+        except (msgspec.DecodeError, UnicodeError):
+            return "invalid_json_line", None, "This line is not parseable as valid JSON."
 
     def _line_problem(self, value: bytes) -> Problem | None:
         try:
             members = _object_decoder.decode(value)
         except msgspec.ValidationError:
             return NOT_AN_OBJECT_CODE, None, "Each line must be a JSON object."
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return "invalid_json_line", None, "This line is not parseable as valid JSON."
         for name in ("custom_id", "method", "url", "body"):
             if name not in members:
                 return "missing_required_parameter", name, f"Missing required parameter: '{name}'."

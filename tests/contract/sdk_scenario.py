@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 import time
+from itertools import islice
 from typing import Any
 
 import openai
@@ -56,7 +57,7 @@ def files(client: OpenAI) -> str:
     assert client.files.wait_for_processing(raw.id, poll_interval=0.01).id == raw.id
     assert client.files.retrieve(named.id) == named
     assert client.files.content(named.id).read() == data
-    assert [item.id for item in client.files.list(purpose="batch", limit=1)][:2] == [raw.id, named.id]
+    assert [item.id for item in islice(client.files.list(purpose="batch", limit=1), 2)] == [raw.id, named.id]
     assert next(iter(client.files.list(order="asc", after=named.id))).id == raw.id
     assert client.files.delete(raw.id).deleted is True
     gone = refused(openai.NotFoundError, lambda: client.files.delete(raw.id))

@@ -5,12 +5,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import httpx2
 import pytest
 from openai import AuthenticationError, NotFoundError, OpenAI, PermissionDeniedError, RateLimitError
 
+from cli import keys
+from shared.messages import ApiKey
 from tests.e2e.stack import Stack, chat_line, chat_lines, submit, wait_for_end
 
 LIMITS = {"tight": {"open_batches": 1, "stored_bytes": 5_000, "queued_lines": 10}, "busy": {"requests_per_minute": 3}}
@@ -27,28 +28,39 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield started
 
 
-def keys(stack: Stack, *arguments: str) -> Any:
-    """`headrace keys …`; what it prints as JSON."""
-    command = [sys.executable, "-m", "cli", "keys", *arguments, "--data", str(stack.data)]
-    if arguments[0] != "revoke":
-        command += ["--output", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout) if arguments[0] != "revoke" else None
+def made(stack: Stack, tenant: str, *scopes: str, expires_after_s: int | None = None) -> tuple[ApiKey, str]:
+    """A key and its secret."""
+    request = keys.check_request(keys.KeyRequest(tenant, "", scopes, expires_after_s, None))
+    return keys.create(where(stack), request)
+
+
+def where(stack: Stack) -> keys.Installation:
+    return keys.installation(stack.data, "", "")
+
+
+def command(stack: Stack, *arguments: str) -> str:
+    """What `headrace keys …` prints."""
+    line = [sys.executable, "-m", "cli", "keys", *arguments, "--data", str(stack.data)]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout
 
 
 def client_of(stack: Stack, secret: str) -> OpenAI:
     return OpenAI(base_url=stack.url, api_key=secret, max_retries=0)
 
 
+def wait_until(second: int) -> None:
+    time.sleep(max(0.0, second - time.time()) + 0.1)
+
+
 def test_without_any_key_only_this_machine_may_call_and_then_nobody(stack: Stack) -> None:
     with httpx2.Client(base_url=stack.url) as http:
         assert http.get("/files").status_code == 200
         assert http.get("/files", headers={"x-forwarded-for": "10.0.0.1"}).status_code == 401
-        secret = keys(stack, "create", "--tenant", "first")["secret"]
+        secret = command(stack, "create", "--tenant", "first").strip()
         deadline = time.monotonic() + 1.0
         while http.get("/files").status_code != 401:
             assert time.monotonic() < deadline, "a change is seen within a second"
-        for sent in ({}, {"authorization": "Basic x"}, {"authorization": "Bearer "}, {"authorization": "Bearer sk-no"}):
+        for sent in ({}, {"authorization": "Basic x"}, {"authorization": "Bearer"}, {"authorization": "Bearer sk-no"}):
             refused = http.get("/files", headers=sent)
             assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
             assert refused.json()["error"]["message"].startswith("Incorrect API key provided")
@@ -58,7 +70,7 @@ def test_without_any_key_only_this_machine_may_call_and_then_nobody(stack: Stack
 
 
 def test_tenants_see_nothing_of_each_other(stack: Stack) -> None:
-    one, two = (client_of(stack, keys(stack, "create", "--tenant", name)["secret"]) for name in ("one", "two"))
+    one, two = (client_of(stack, made(stack, name)[1]) for name in ("one", "two"))
     batch = wait_for_end(one, submit(one, chat_lines(3, "echo")).id)
     upload = one.uploads.create(bytes=1, filename="u.jsonl", mime_type="x", purpose="batch")
 
@@ -86,33 +98,35 @@ def test_tenants_see_nothing_of_each_other(stack: Stack) -> None:
 
 
 def test_scopes_end_and_rotation(stack: Stack) -> None:
-    made = keys(stack, "create", "--tenant", "s", "--scope", "files.read", "--scope", "batches.read", "--expires", "2s")
-    reader = client_of(stack, made["secret"])
+    short, secret = made(stack, "s", "files.read", "batches.read", expires_after_s=2)
+    reader = client_of(stack, secret)
     assert list(reader.batches.list()) == []
     with pytest.raises(PermissionDeniedError, match=r"Missing scopes: files\.write"):
         reader.files.create(file=b"{}", purpose="batch")
     with pytest.raises(PermissionDeniedError):
         reader.models.list()
-    time.sleep(2.1)
+    wait_until(short.expires_at or 0)
     with pytest.raises(AuthenticationError):
         reader.batches.list()
-    old = keys(stack, "create", "--tenant", "s")
-    new = keys(stack, "rotate", old["id"], "--grace", "1s")
-    assert list(client_of(stack, new["secret"]).batches.list()) == list(client_of(stack, old["secret"]).batches.list())
-    time.sleep(1.5)
+    old, old_secret = made(stack, "s")
+    new, new_secret = keys.rotate(where(stack), old.id, 2)
+    assert list(client_of(stack, new_secret).batches.list()) == []
+    assert list(client_of(stack, old_secret).batches.list()) == []
+    wait_until(int(time.time()) + 3)
     with pytest.raises(AuthenticationError):
-        client_of(stack, old["secret"]).batches.list()
-    keys(stack, "revoke", new["id"])
+        client_of(stack, old_secret).batches.list()
+    command(stack, "revoke", new.id)
     time.sleep(1.0)
     with pytest.raises(AuthenticationError):
-        client_of(stack, new["secret"]).batches.list()
-    states = {key["id"]: key["state"] for key in keys(stack, "list")}
-    assert (states[old["id"]], states[new["id"]]) == ("expired", "revoked")
-    assert old["secret"] not in json.dumps(keys(stack, "list"))
+        client_of(stack, new_secret).batches.list()
+    store = keys.Installation("", where(stack).store)
+    states = {key.id: keys.describe(key, time.time())["state"] for key in keys.list_keys(store)}
+    assert (states[old.id], states[new.id]) == ("expired", "revoked")
+    assert old_secret not in command(stack, "list", "--output", "json")
 
 
 def test_limits_of_a_tenant(stack: Stack) -> None:
-    tight = client_of(stack, keys(stack, "create", "--tenant", "tight")["secret"])
+    tight = client_of(stack, made(stack, "tight")[1])
     too_long = wait_for_end(tight, submit(tight, chat_lines(11, "echo")).id)
     assert [error.code for error in too_long.errors.data] == ["token_limit_exceeded"]
     running = submit(tight, [chat_line("slow", "echo", "word " * 100)])
@@ -123,7 +137,7 @@ def test_limits_of_a_tenant(stack: Stack) -> None:
         tight.files.create(file=b"x" * 5_000, purpose="user_data")
     wait_for_end(tight, running.id)
 
-    busy = client_of(stack, keys(stack, "create", "--tenant", "busy")["secret"])
+    busy = client_of(stack, made(stack, "busy")[1])
     with pytest.raises(RateLimitError) as often:
         for _ in range(4):
             busy.batches.list()
@@ -131,10 +145,10 @@ def test_limits_of_a_tenant(stack: Stack) -> None:
 
 
 def test_keys_outlive_the_log(stack: Stack) -> None:
-    made = keys(stack, "create", "--tenant", "later")
+    _, secret = made(stack, "later")
     stack.stop()
     stack.start()  # a new log in memory: everything in it comes from the store
 
-    assert list(client_of(stack, made["secret"]).batches.list()) == []
+    assert list(client_of(stack, secret).batches.list()) == []
     with httpx2.Client(base_url=stack.url) as http:
         assert http.get("/files").status_code == 401

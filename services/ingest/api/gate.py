@@ -13,6 +13,7 @@ from services.ingest.api.errors import ApiError, too_many
 from services.ingest.limits import TenantLimits
 from services.ingest.rate_limiter import RateLimiter
 from services.ingest.read_model import ReadModel
+from services.ingest.view_feed import ViewFeed
 from shared.api_keys import SCOPES, masked
 from shared.guesses import MISSING_SCOPE_CODE
 
@@ -35,15 +36,18 @@ class Principal:
 class Gate:
     """A dependency of every route of a resource; leaves the principal on the request."""
 
-    def __init__(self, view: ReadModel, limits: TenantLimits, rate_limiter: RateLimiter, resource: str) -> None:
+    def __init__(
+        self, *, view: ReadModel, feed: ViewFeed, limits: TenantLimits, rate_limiter: RateLimiter, resource: str
+    ) -> None:
         self._view = view
+        self._feed = feed
         self._limits = limits
         self._rates = rate_limiter
         self._resource = resource
 
     async def __call__(self, request: Request) -> None:
         """Authenticate, check the scope, count the request; raises ApiError 401, 403 or 429."""
-        principal = self._authenticate(request)
+        principal = await self._authenticate(request)
         # The routes of `/models` only read.
         action = "read" if request.method in _READS else "write"
         if (scope := f"{self._resource}.{action}") not in principal.scopes:
@@ -52,7 +56,7 @@ class Gate:
         self._count(principal)
         request.state.principal = principal
 
-    def _authenticate(self, request: Request) -> Principal:
+    async def _authenticate(self, request: Request) -> Principal:
         keyring, scheme = self._view.keyring, request.headers.get("authorization", "")
         kind, _, secret = scheme.partition(" ")
         if keyring.is_empty:
@@ -62,6 +66,9 @@ class Gate:
         if kind.lower() != "bearer" or not secret.strip():
             raise _unauthorized("none was sent")
         key = keyring.find(secret.strip(), time.time())
+        if key is None:  # it may have been made a moment ago; all who ask at the same time share one question
+            await self._feed.catch_up()
+            key = self._view.keyring.find(secret.strip(), time.time())
         if key is None:
             raise _unauthorized(masked(secret.strip()))
         return Principal(key.tenant, frozenset(key.scopes), key.id, key.requests_per_minute)

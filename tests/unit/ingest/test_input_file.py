@@ -7,7 +7,8 @@ import pytest
 
 from services.ingest.input_file import InputFile, LineRules
 from shared.jsonl import Line, LineReader
-from shared.messages import LineProblem
+from shared.messages import BatchDispatched, LineProblem, encode
+from tests.contract.hostile import bad_file
 
 CHAT = "/v1/chat/completions"
 
@@ -117,3 +118,57 @@ def test_huge_names_are_cut_in_messages_so_that_a_hundred_of_them_fit_into_a_rec
         checked.check(Line(number, raw.encode(), 0))
 
     assert sum(len(problem.message) for problem in checked.finish()) < 100_000
+
+
+def test_ten_thousand_damaged_files_are_judged_and_never_crash() -> None:
+    for seed in range(10_000):
+        checked = InputFile(rules(), {"echo"}.__contains__)
+        reader = LineReader(100_000)
+        for found in [*reader.feed(bad_file(seed)), *reader.finish()]:
+            checked.check(found)
+        encode(BatchDispatched(errors=checked.finish()))
+
+
+@pytest.mark.parametrize("name", ["custom_id", "method", "url", "body"])
+def test_bytes_that_are_no_utf_8_make_the_line_no_json(name: str) -> None:
+    raw = json.dumps(line(**{name: "???"})).encode().replace(b"???", b"\xed\xa0\x80")
+
+    assert [problem.code for problem in problems(raw)] == ["invalid_json_line"]
+
+
+def test_lines_of_several_models_where_that_is_allowed() -> None:
+    lines = [line(), line(custom_id="b", body={"model": "n", "messages": []}), line(custom_id="c")]
+    checked = InputFile(rules(several_models=True), {"m", "n"}.__contains__)
+    for number, item in enumerate(lines):
+        checked.check(Line(number, json.dumps(item).encode(), 0))
+
+    assert (checked.finish(), checked.model, checked.pools) == ((), None, ("m", "n"))
+
+
+def test_unknown_models_go_to_the_default_where_lines_fail_alone() -> None:
+    unknown = [line(body={"model": "x", "messages": []}), line(custom_id="b", body={"model": "x", "messages": []})]
+    for known, pools in (([], ("d",)), ([line(custom_id="c")], ("m",))):
+        checked = InputFile(rules(default_model="d"), {"m", "d"}.__contains__)
+        for number, item in enumerate([*unknown, *known]):
+            checked.check(Line(number, json.dumps(item).encode(), 0))
+        assert checked.finish() == ()
+        assert checked.pools == pools
+        assert checked.model == (None if known else "x")
+
+
+@pytest.mark.parametrize(
+    ("value", "count"), [("a", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1], [2]], 2), ([], 1), ({}, 1), (None, 1)]
+)
+def test_embedding_inputs_are_counted(value: Any, count: int) -> None:
+    item = line(url="/v1/embeddings", body={"model": "m", "input": value})
+    embeddings: dict[str, Any] = {"endpoint": "/v1/embeddings"}
+
+    assert problems(item, **embeddings, embedding_inputs_max=count) == ()
+    refused = problems(item, **embeddings, embedding_inputs_max=count - 1)
+    assert [problem.code for problem in refused] == ["too_many_inputs"]
+
+
+def test_lines_over_what_a_tenant_may_have_waiting() -> None:
+    refused = problems(line(), line(custom_id="b"), queued_lines_max=1)
+
+    assert [problem.code for problem in refused] == ["token_limit_exceeded"]
