@@ -31,9 +31,7 @@ class LogEnds:
         """Connect; raises UnavailableError."""
         consumer = make_log_consumer(self._settings)
         await start_client(consumer, self._settings)
-        consumer.assign(self._partitions)
-        consumer.pause(*self._partitions)
-        self._consumer = consumer
+        self._consumer = consumer  # nothing is assigned, so that it never fetches
 
     async def close(self) -> None:
         """Disconnect; safe to call twice."""
