@@ -13,13 +13,13 @@ def extension(view: BatchView, queue_position: int | None, now_s: int) -> dict[s
 
     `queue_position` is how many of the tenant's batches have lines that are dispatched before this one's.
     """
-    created, dispatch = view.created, view.dispatch
+    created = view.created
     rate = _lines_per_second(view, now_s)
     not_run = view.closed.not_run if view.closed else 0
     return {
         "priority": created.priority,
         "queue_position": queue_position,
-        "dispatched": dispatch.next_line if dispatch else 0,
+        "dispatched": _dispatched(view),
         "lines_per_second": rate,
         "estimated_completion_at": _estimated_completion_at(view, rate, now_s),
         "expired": not_run if view.closed and view.closed.status == "expired" else 0,
@@ -29,12 +29,24 @@ def extension(view: BatchView, queue_position: int | None, now_s: int) -> dict[s
     }
 
 
+def _dispatched(view: BatchView) -> int:
+    """Lines sent to workers; at the end those that were answered, which the terminal record tells for good."""
+    if view.closed is not None:
+        return _answered(view)
+    return view.dispatch.next_line if view.dispatch else 0
+
+
+def _answered(view: BatchView) -> int:
+    return view.closed.completed + view.closed.failed if view.closed else view.answered
+
+
 def _lines_per_second(view: BatchView, now_s: int) -> float | None:
     """Answered lines over the time since the first was dispatched; null before the first answer."""
-    if view.dispatch is None or view.dispatch.in_progress_at is None or not view.answered:
+    answered = _answered(view)
+    if view.dispatch is None or view.dispatch.in_progress_at is None or not answered:
         return None
     until_s = view.closed.finalizing_at if view.closed and view.closed.finalizing_at else now_s
-    return round(view.answered / max(1, until_s - view.dispatch.in_progress_at), 2)
+    return round(answered / max(1, until_s - view.dispatch.in_progress_at), 2)
 
 
 def _estimated_completion_at(view: BatchView, rate: float | None, now_s: int) -> int | None:

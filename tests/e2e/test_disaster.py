@@ -151,6 +151,7 @@ def test_cancelled_batch_of_several_shards_is_joined_in_input_order(
     env = {
         "HEADRACE_KAFKA__TOPIC_PREFIX": topic_prefix,
         "HEADRACE_INGEST__BATCH_LINES_MAX": "200000",
+        "HEADRACE_INGEST__EMBEDDING_INPUTS_MAX": "0",
         "HEADRACE_INGEST__OUTSTANDING_LINES_PER_BATCH": "60000",
         "HEADRACE_INGEST__OUTSTANDING_LINES_PER_TENANT": "60000",
     }

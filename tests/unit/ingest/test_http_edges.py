@@ -26,7 +26,7 @@ def application() -> Any:
                 "filename": taken.filename,
                 "purpose": taken.purpose,
                 "expires": taken.expires_after_s,
-                "content": taken.content.read().decode(),
+                "content": taken.content.read().decode(errors="replace"),
             }
 
     async def fail(kind: str, number: int = 0) -> None:
