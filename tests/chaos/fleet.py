@@ -89,8 +89,8 @@ class Fleet:
         self.children[name].frozen = False
         self.children[name].send(signal.SIGCONT)
 
-    def stop(self) -> None:
-        """SIGTERM in the order ingest, workers, collectors, servers; SIGKILL for what stays."""
+    def stop(self, timeout_s: float) -> None:
+        """SIGTERM in the order ingest, workers, collectors, servers; SIGKILL for what stays longer."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(5)
@@ -102,7 +102,7 @@ class Fleet:
             for child in stage:
                 if child.process is not None:
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        child.process.wait(20)
+                        child.process.wait(timeout_s)
                     child.process.kill()
                     child.process.wait()
 

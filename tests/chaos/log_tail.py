@@ -21,7 +21,7 @@ def read_topic(bootstrap: str, topic: str, partitions: int) -> list[Message]:
             consumer.assign([TopicPartition(topic, number, low)])
             deadline, position = time.monotonic() + READ_TIMEOUT_S, low
             while position < high:
-                for message in consumer.consume(5_000, timeout=1):
+                for message in consumer.consume(5_000, timeout=0.1):
                     assert message.error() is None, message.error()
                     found.append(message)
                     position = (message.offset() or 0) + 1

@@ -7,8 +7,12 @@ import importlib
 import os
 import runpy
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
+
+# A segment's write takes this long, so that most frozen collectors wake up in the middle of one, as zombies.
+PUT_TAKES_S = 0.5
 
 
 def _no_bitmap() -> None:
@@ -39,13 +43,20 @@ def _no_audit() -> None:
     auditor.audit = nothing
 
 
+def _take_time(key: str) -> None:
+    if "spool/" in key:
+        time.sleep(PUT_TAKES_S)
+
+
 def _plain_put() -> None:
     s3, files = importlib.import_module("shared.s3_store"), importlib.import_module("shared.directory_store")
 
     def put(self: Any, url: str, _key: str, body: Any, length: int) -> None:
+        _take_time(url)
         self._http.request("PUT", url, body=body, headers={"Content-Length": str(length)})
 
     def create(self: Any, key: str, write: Callable[[Any], None]) -> None:
+        _take_time(key)
         target = self._path(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as out:

@@ -58,7 +58,10 @@ def check_files(sent: bytes, batch: Mapping[str, Any], output: bytes, errors: by
     for content in (output, errors):
         last, lines = -1, 0
         for line in content.splitlines():
-            entry = json.loads(line)
+            entry = _entry(line)
+            if entry is None:
+                found.append(Finding("changed", batch_id, f"no line of a result: {line[:80]!r}"))
+                continue
             at = number.get(entry["custom_id"], -1)
             found += _check_entry(entry, batch_id, status, texts[at] if content is output else None)
             if at <= last:
@@ -75,6 +78,14 @@ def check_files(sent: bytes, batch: Mapping[str, Any], output: bytes, errors: by
     if told != (len(texts), *num_lines) or sum(num_lines) != len(texts):
         found.append(Finding("counts", batch_id, f"{counts}, files have {num_lines}"))
     return found
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+        return entry if {"id", "custom_id", "response", "error"} <= set(entry) else None
+    except (ValueError, TypeError):
+        return None
 
 
 def _check_entry(entry: Mapping[str, Any], batch_id: str, status: str, text: str | None) -> list[Finding]:

@@ -35,6 +35,7 @@ def batch(status: str, completed: int, failed: int = 0) -> dict[str, Any]:
         ("completed", [answer(i) for i in IDS], [], []),
         ("cancelled", [answer("b")], [error("a", "batch_cancelled"), error("c", "batch_cancelled")], []),
         ("completed", [answer("a"), answer("c")], [], ["lost", "counts"]),
+        ("completed", [answer("a"), b"\0\0\xff\xff\n", b"{}\n"], [], ["changed", "changed", "lost", "lost", "counts"]),
         (
             "completed",
             [answer("a"), answer("b"), answer("b"), answer("c")],
