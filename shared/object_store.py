@@ -75,7 +75,7 @@ def part_key(upload_id: str, part_id: str) -> str:
 
 
 def api_key_key(key_id: str, name: str) -> str:
-    """`created.json` of an API key, and `ends/<second>.json` for each time its end was decided."""
+    """`created.json` of an API key, and `ends/<nanosecond>.json` for each time its end was decided."""
     return f"api-keys/{key_id}/{name}"
 
 

@@ -75,6 +75,10 @@ class BatchIntake:
                 return view.created
         return None
 
+    async def is_known(self, tenant: str, idempotency_key: str) -> bool:
+        """Whether a call with this key was made in the last 24 h."""
+        return await self._idempotency.find(tenant, idempotency_key, int(time.time())) is not None
+
     async def accept(self, order: BatchOrder, file: StoredFile | None, idempotency_key: str | None) -> BatchCreated:
         """Make the batch durable, or find the one that the key made before; raises KeyConflict, UnavailableError.
 

@@ -180,7 +180,7 @@ class Dispatcher:
                 self._publisher.send(dispatch_record(self._topics.batches, created.id, facet))
             )
             await asyncio.shield(self._feed.wait_for(written))
-        except HeadraceError as error:
+        except (HeadraceError, OSError) as error:
             log.warning("validation is tried again", batch_id=created.id, reason=str(error))
             await asyncio.sleep(FAULT_BACKOFF_S)
             return
@@ -188,11 +188,14 @@ class Dispatcher:
         log.info("batch validated", batch_id=created.id, status=outcome, total=facet.total, problems=len(facet.errors))
 
     async def _judge(self, created: BatchCreated) -> BatchDispatched:
-        """Validate; a file that our own code cannot stand fails its batch, and not the process for everybody."""
+        """Validate; a file that our own code cannot stand fails its batch, and not the process for everybody.
+
+        What may pass by itself (a store that is away, a machine without room) is raised, and tried again.
+        """
         checked = self._checks.input_file(created.endpoint, created.tenant, created.id)
         try:
             return await validate(self._store, created, checked)
-        except HeadraceError:
+        except (HeadraceError, OSError, MemoryError):
             raise
         except Exception:
             log.exception("validation crashed", batch_id=created.id)

@@ -14,8 +14,8 @@ from shared.lifecycle import Stop
 log = structlog.get_logger(__name__)
 
 FILES_INTERVAL_S = 5.0
-# These look at the store, which costs a listing.
-LEFTOVERS_INTERVAL_S = 600.0
+# These look at the store, which costs a listing and a read of each note of the last two days.
+LEFTOVERS_INTERVAL_S = 3600.0
 
 
 class Housekeeping:

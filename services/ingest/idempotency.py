@@ -7,13 +7,9 @@ and makes sure that it was made. After 24 h a key may be used again: its next no
 import hashlib
 from typing import Final
 
-import structlog
-
 from shared.errors import ObjectExists
 from shared.messages import BatchCreated, Message, encode
 from shared.object_store import ObjectStore, read_json
-
-log = structlog.get_logger(__name__)
 
 KEPT_S: Final = 24 * 3600
 _PREFIX = "idempotency/"
@@ -32,16 +28,19 @@ class Idempotency:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
+    async def find(self, tenant: str, key: str, now_s: int) -> Note | None:
+        """The note that holds, or None when the key is free."""
+        used = await self._store.keys(_prefix(tenant, key))
+        note = await read_json(self._store, used[-1], Note) if used else None
+        return note if note is not None and _holds(note, now_s) else None
+
     async def claim(self, tenant: str, key: str, wanted: Note, now_s: int) -> Note:
         """Write the note, unless the key was used in the last 24 h; returns the one that holds."""
-        name = hashlib.sha256(tenant.encode() + b"\0" + key.encode("utf-8", "surrogatepass")).hexdigest()
-        prefix = f"{_PREFIX}{name}/"
+        prefix = _prefix(tenant, key)
         while True:
+            if (held := await self.find(tenant, key, now_s)) is not None:
+                return held
             used = await self._store.keys(prefix)
-            if used:
-                last = await read_json(self._store, used[-1], Note)
-                if last is not None and now_s < last.created.created_at + KEPT_S:
-                    return last
             number = int(used[-1].rpartition("/")[2]) + 1 if used else 0
             try:
                 await self._store.create(f"{prefix}{number:010d}", encode(wanted))
@@ -58,3 +57,12 @@ class Idempotency:
                 await self._store.delete(key)
                 num_removed += 1
         return num_removed
+
+
+def _prefix(tenant: str, key: str) -> str:
+    name = hashlib.sha256(tenant.encode() + b"\0" + key.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{_PREFIX}{name}/"
+
+
+def _holds(note: Note, now_s: int) -> bool:
+    return now_s < note.created.created_at + KEPT_S

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import msgspec
-import structlog
 
 from services.ingest.read_model import ReadModel
 from shared.batch_state import BatchView
@@ -30,8 +29,6 @@ from shared.topics import (
     partition_of,
     shard_of_line,
 )
-
-log = structlog.get_logger(__name__)
 
 POLL_S = 0.25
 _NOT_RUN = frozenset({EXPIRED_CODE, CANCELLED_CODE})
@@ -86,10 +83,12 @@ class LiveResults:
         """Raise SegmentsGone when the lines of a batch that ended can no longer be told in order."""
         if not view.closed or not view.closed.completed + view.closed.failed:
             return
-        for shard in range(num_shards(view.closed.total)):
-            first = _first_offset(view, shard)
-            if first is None or await self._store.size(f"{self._prefix(view.created.id, shard)}{first:020d}") is None:
-                raise SegmentsGone(f"The segments of the batch '{view.created.id}' were removed: download its files.")
+        batch_id, shards = view.created.id, range(num_shards(view.closed.total))
+        # A shard cut short before its first line has no segment; nor has a batch that ended in an earlier log.
+        first = {shard: offset for shard in shards if (offset := _first_offset(view, shard)) is not None}
+        keys = [f"{self._prefix(batch_id, shard)}{offset:020d}" for shard, offset in first.items()]
+        if not keys or None in [await self._store.size(key) for key in keys]:
+            raise SegmentsGone(f"The segments of the batch '{batch_id}' were removed: download its files.")
 
     async def stream(self, batch_id: str, cursor: Cursor, *, follow: bool) -> AsyncIterator[bytes]:
         """Lines that the reader does not have; with `follow`, until the batch has ended."""

@@ -12,15 +12,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import msgspec
-import structlog
 
 from services.ingest.file_keeper import FileKeeper
 from shared import identifiers
 from shared.errors import HeadraceError, ObjectExists, ObjectNotFound
 from shared.messages import Message, StoredFile, encode
 from shared.object_store import ObjectStore, file_key, part_key, read_json, upload_key
-
-log = structlog.get_logger(__name__)
 
 LIFETIME_S: Final = 3600
 # An Upload that ended or expired is forgotten after as long again.

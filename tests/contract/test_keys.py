@@ -12,7 +12,7 @@ from openai import AuthenticationError, NotFoundError, OpenAI, PermissionDeniedE
 
 from cli import keys
 from shared.messages import ApiKey
-from tests.e2e.stack import Stack, chat_line, chat_lines, submit, wait_for_end
+from tests.e2e.stack import Stack, chat_line, chat_lines, submit, submit_file, wait_for_end
 
 LIMITS = {"tight": {"open_batches": 1, "stored_bytes": 5_000, "queued_lines": 10}, "busy": {"requests_per_minute": 3}}
 
@@ -129,7 +129,9 @@ def test_limits_of_a_tenant(stack: Stack) -> None:
     tight = client_of(stack, made(stack, "tight")[1])
     too_long = wait_for_end(tight, submit(tight, chat_lines(11, "echo")).id)
     assert [error.code for error in too_long.errors.data] == ["token_limit_exceeded"]
-    running = submit(tight, [chat_line("slow", "echo", "word " * 100)])
+    running = submit(tight, [chat_line("slow", "echo", "word " * 300)], extra_headers={"Idempotency-Key": "the same"})
+    again = submit_file(tight, running.input_file_id, extra_headers={"Idempotency-Key": "the same"})
+    assert again.id == running.id, "a call that is repeated makes no second batch"
     with pytest.raises(RateLimitError) as refused:
         submit(tight, chat_lines(1, "echo"))
     assert 0 < float(refused.value.response.headers["retry-after"]) <= 120

@@ -164,11 +164,16 @@ def chat_lines(num_lines: int, model: str) -> list[dict[str, Any]]:
     return [chat_line(f"{tag}-{n}", model, f"question {n} of {tag}") for n in range(num_lines)]
 
 
-def submit(client: OpenAI, lines: list[dict[str, Any]], endpoint: str = "/v1/chat/completions") -> Any:
+def submit(client: OpenAI, lines: list[dict[str, Any]], endpoint: str = "/v1/chat/completions", **more: Any) -> Any:
     """Upload and create."""
     content = "\n".join(json.dumps(line) for line in lines).encode()
     file = client.files.create(file=("input.jsonl", content), purpose="batch")
-    return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")  # type: ignore[arg-type]
+    return submit_file(client, file.id, endpoint, **more)
+
+
+def submit_file(client: OpenAI, file_id: str, endpoint: Any = "/v1/chat/completions", **more: Any) -> Any:
+    """Create."""
+    return client.batches.create(input_file_id=file_id, endpoint=endpoint, completion_window="24h", **more)
 
 
 def wait_for_end(client: OpenAI, batch_id: str, timeout_s: float = 120.0) -> Any:

@@ -84,6 +84,7 @@ class BatchesApi:
             earlier = await self._intake.earlier(order, self._settings.create_retry_window_s)
             if earlier is not None:
                 return self._object(await self._find(order.tenant, earlier.id))
+        await self._check_room(order.tenant, key)
         file = await self._input_file(order)
         return await self._accept(order, file, key)
 
@@ -121,7 +122,7 @@ class BatchesApi:
         if not view.is_terminal:
             raise ApiError(409, f"Cannot retry a batch with status '{view.status}': it has not ended.")
         key = check_idempotency_key(request.headers.get("idempotency-key"), "Idempotency-Key")
-        self._quota.check_open_batches(tenant)
+        await self._check_room(tenant, key)
         try:
             file = await self._retry.input_file(view, key)
         except NothingToRetry as reason:
@@ -140,8 +141,12 @@ class BatchesApi:
         )
         return await self._accept(order, file, key)
 
+    async def _check_room(self, tenant: str, key: str | None) -> None:
+        """Refuse one batch too many; a call that is repeated makes none."""
+        if key is None or not await self._intake.is_known(tenant, key):
+            self._quota.check_open_batches(tenant)
+
     async def _accept(self, order: BatchOrder, file: StoredFile | None, key: str | None) -> dict[str, Any]:
-        self._quota.check_open_batches(order.tenant)
         try:
             created = await self._intake.accept(order, file, key)
         except KeyConflict as conflict:

@@ -15,7 +15,7 @@ from shared.object_store import chain_prefix, file_key
 from shared.openai_batch import unanswered_line
 from shared.segment import SegmentBuilder
 from shared.settings import KafkaSettings
-from shared.topics import Topics
+from shared.topics import SHARD_LINES, Topics
 from tests.fakes import MemoryObjectStore
 
 TOPICS = Topics(KafkaSettings(completions_partitions=1))
@@ -114,3 +114,11 @@ async def test_batch_whose_segments_were_removed_says_so() -> None:
 
     with pytest.raises(SegmentsGone):
         await world.results.check(world.shown)
+
+
+async def test_shard_that_was_cut_short_before_its_first_line_has_no_segment_to_miss() -> None:
+    world = World()
+    world.segment([(ID, line) for line in range(TOTAL)])
+    world.close(status="cancelled", total=SHARD_LINES + 5, failed=TOTAL, not_run=SHARD_LINES + 5 - TOTAL)
+
+    await world.results.check(world.shown)
