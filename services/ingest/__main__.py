@@ -6,9 +6,12 @@ import gc
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from fastapi import APIRouter
+from starlette.types import ASGIApp
 
 from services.ingest.api.batches import BatchesApi
 from services.ingest.api.files import FilesApi
@@ -43,6 +46,7 @@ from shared.kafka import Publisher, make_producer, start_client, stop_client
 from shared.lifecycle import Stop, run_service, stop_on_signals
 from shared.log_ends import LogEnds
 from shared.log_reader import LogReader
+from shared.object_store import ObjectStore
 from shared.open_store import open_store
 from shared.settings import load_settings
 from shared.telemetry import Telemetry, set_up_logging
@@ -50,6 +54,34 @@ from shared.topic_setup import prepare_topics
 from shared.topics import Topics
 
 HTTP_DRAIN_S = 5
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What reaches out of the process, and the view of the log that all roles share."""
+
+    store: ObjectStore
+    log_id: str
+    publisher: Publisher
+    telemetry: Telemetry
+    view: ReadModel
+    feed: ViewFeed
+    ownership: Ownership
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the API, the dispatcher and the housekeeping are made of; each part is there once."""
+
+    log_writer: LogWriter
+    lookup: Lookup
+    limits: TenantLimits
+    quota: Quota
+    pools: ModelPools
+    checks: InputChecks
+    keeper: FileKeeper
+    uploads: Uploads
+    idempotency: Idempotency
 
 
 class IngestProcess:
@@ -63,111 +95,142 @@ class IngestProcess:
     async def run(self) -> int:
         """Serve until asked to stop; the exit code."""
         stop_on_signals(self._stop)
-        s, kafka = self._settings, self._settings.kafka
         async with contextlib.AsyncExitStack() as stack:
-            store = await open_store(s.store)
-            stack.push_async_callback(store.close)
-            log_id = await prepare_topics(kafka, self._topics.all_for(s.models))
-            telemetry = Telemetry("ingest", s.telemetry, serve_metrics=True)
-            stack.callback(telemetry.close)
-            producer = make_producer(kafka)
-            await start_client(producer, kafka)
-            stack.push_async_callback(stop_client, producer)
-            publisher = Publisher(producer)
-            path = s.ingest.view_path or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "view.sqlite"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            view = ReadModel(path, self._topics, log_id)
-            stack.callback(view.close)
-            ends = LogEnds(kafka, state_partitions(self._topics))
-            feed = ViewFeed(LogReader(kafka), ends, view, self._topics)
-            ownership = Ownership(kafka, self._topics, s.ingest.instance_id or None)
-            stack.push_async_callback(ownership.close)
-            log_writer = LogWriter(self._topics, publisher, feed)
-            limits = TenantLimits(s.ingest.limits, s.ingest.tenant_limits)
-            quota, pools = Quota(view, limits), ModelPools(s.models, view, s.ingest.worker_silence_s)
-            checks = InputChecks(s.ingest, s.contract, pools, quota)
-            dispatcher = Dispatcher(
-                settings=s.ingest,
-                checks=checks,
-                topics=self._topics,
-                view=view,
-                feed=feed,
-                ownership=ownership,
-                store=store,
-                publisher=publisher,
-                telemetry=telemetry,
-            )
-            keeper = FileKeeper(
-                view=view,
-                store=store,
-                log_writer=log_writer,
-                batch_file_expires_after_s=s.ingest.batch_file_expires_after_s,
-            )
-            uploads, idempotency = Uploads(store, keeper), Idempotency(store)
-            housekeeping = Housekeeping(ownership=ownership, keeper=keeper, uploads=uploads, idempotency=idempotency)
-            lookup, rates = Lookup(view, feed, store), RateLimiter()
-            gates = {
-                name: Gate(view=view, feed=feed, limits=limits, rate_limiter=rates, resource=name)
-                for name in ("files", "batches", "models")
-            }
-            apis = [
-                FilesApi(
-                    settings=s.ingest,
-                    lookup=lookup,
-                    store=store,
-                    keeper=keeper,
-                    quota=quota,
-                    checks=checks,
-                    gate=gates["files"],
-                ).router(),
-                UploadsApi(settings=s.ingest, uploads=uploads, store=store, quota=quota, gate=gates["files"]).router(),
-                BatchesApi(
-                    settings=s.ingest,
-                    contract=s.contract,
-                    view=view,
-                    lookup=lookup,
-                    store=store,
-                    log_writer=log_writer,
-                    intake=BatchIntake(
-                        store=store,
-                        view=view,
-                        feed=feed,
-                        log_writer=log_writer,
-                        idempotency=idempotency,
-                        telemetry=telemetry,
-                    ),
-                    retry=BatchRetry(store, keeper),
-                    shape=BatchShape(view, s.contract),
-                    quota=quota,
-                    gate=gates["batches"],
-                ).router(),
-                ResultsApi(
-                    lookup=lookup,
-                    results=LiveResults(store=store, view=view, topics=self._topics, log_id=log_id),
-                    gate=gates["batches"],
-                ).router(),
-                ModelsApi(pools=pools, gate=gates["models"]).router(),
-            ]
+            ports = await self._open(stack)
+            roles = self._roles(ports)
 
             def not_ready() -> dict[str, str]:
-                return missing(
-                    view_caught_up=feed.caught_up,
-                    dispatching=ownership.joined,
-                    stopping=self._stop.requested,
-                    models=s.models,
-                    alive=view.models_alive(int(time.time() * 1000), s.ingest.worker_silence_s),
-                )
+                return self._missing(ports)
 
-            async with serve_health(s.health, not_ready):
-                await self._serve(feed, ownership, dispatcher, housekeeping, create_app(apis, not_ready))
+            async with serve_health(self._settings.health, not_ready):
+                await self._serve(ports, roles, create_app(self._routers(ports, roles), not_ready))
         return 0
 
-    async def _serve(
-        self, feed: ViewFeed, ownership: Ownership, dispatcher: Dispatcher, housekeeping: Housekeeping, app: object
-    ) -> None:
+    async def _open(self, stack: contextlib.AsyncExitStack) -> Ports:
+        s, kafka = self._settings, self._settings.kafka
+        store = await open_store(s.store)
+        stack.push_async_callback(store.close)
+        log_id = await prepare_topics(kafka, self._topics.all_for(s.models))
+        telemetry = Telemetry("ingest", s.telemetry, serve_metrics=True)
+        stack.callback(telemetry.close)
+        producer = make_producer(kafka)
+        await start_client(producer, kafka)
+        stack.push_async_callback(stop_client, producer)
+        path = s.ingest.view_path or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "view.sqlite"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        view = ReadModel(path, self._topics, log_id)
+        stack.callback(view.close)
+        ownership = Ownership(kafka, self._topics, s.ingest.instance_id or None)
+        stack.push_async_callback(ownership.close)
+        ends = LogEnds(kafka, state_partitions(self._topics))
+        return Ports(
+            store=store,
+            log_id=log_id,
+            publisher=Publisher(producer),
+            telemetry=telemetry,
+            view=view,
+            feed=ViewFeed(LogReader(kafka), ends, view, self._topics),
+            ownership=ownership,
+        )
+
+    def _roles(self, ports: Ports) -> Roles:
+        s = self._settings
+        log_writer = LogWriter(self._topics, ports.publisher, ports.feed)
+        limits = TenantLimits(s.ingest.limits, s.ingest.tenant_limits)
+        quota, pools = Quota(ports.view, limits), ModelPools(s.models, ports.view, s.ingest.worker_silence_s)
+        keeper = FileKeeper(
+            view=ports.view,
+            store=ports.store,
+            log_writer=log_writer,
+            batch_file_expires_after_s=s.ingest.batch_file_expires_after_s,
+        )
+        return Roles(
+            log_writer=log_writer,
+            lookup=Lookup(ports.view, ports.feed, ports.store),
+            limits=limits,
+            quota=quota,
+            pools=pools,
+            checks=InputChecks(s.ingest, s.contract, pools, quota),
+            keeper=keeper,
+            uploads=Uploads(ports.store, keeper),
+            idempotency=Idempotency(ports.store),
+        )
+
+    def _routers(self, ports: Ports, roles: Roles) -> list[APIRouter]:
+        s, rates = self._settings, RateLimiter()
+        files, batches, models = (
+            Gate(view=ports.view, feed=ports.feed, limits=roles.limits, rate_limiter=rates, resource=name)
+            for name in ("files", "batches", "models")
+        )
+        files_api = FilesApi(
+            settings=s.ingest,
+            lookup=roles.lookup,
+            store=ports.store,
+            keeper=roles.keeper,
+            quota=roles.quota,
+            checks=roles.checks,
+            gate=files,
+        )
+        uploads_api = UploadsApi(
+            settings=s.ingest, uploads=roles.uploads, store=ports.store, quota=roles.quota, gate=files
+        )
+        intake = BatchIntake(
+            store=ports.store,
+            view=ports.view,
+            feed=ports.feed,
+            log_writer=roles.log_writer,
+            idempotency=roles.idempotency,
+            telemetry=ports.telemetry,
+        )
+        batches_api = BatchesApi(
+            settings=s.ingest,
+            contract=s.contract,
+            view=ports.view,
+            lookup=roles.lookup,
+            store=ports.store,
+            log_writer=roles.log_writer,
+            intake=intake,
+            retry=BatchRetry(ports.store, roles.keeper),
+            shape=BatchShape(ports.view, s.contract),
+            quota=roles.quota,
+            gate=batches,
+        )
+        live_results = LiveResults(store=ports.store, view=ports.view, topics=self._topics, log_id=ports.log_id)
+        results_api = ResultsApi(lookup=roles.lookup, results=live_results, gate=batches)
+        models_api = ModelsApi(pools=roles.pools, gate=models)
+        return [api.router() for api in (files_api, uploads_api, batches_api, results_api, models_api)]
+
+    def _dispatcher(self, ports: Ports, roles: Roles) -> Dispatcher:
+        return Dispatcher(
+            settings=self._settings.ingest,
+            checks=roles.checks,
+            topics=self._topics,
+            view=ports.view,
+            feed=ports.feed,
+            ownership=ports.ownership,
+            store=ports.store,
+            publisher=ports.publisher,
+            telemetry=ports.telemetry,
+        )
+
+    def _missing(self, ports: Ports) -> dict[str, str]:
+        s = self._settings
+        return missing(
+            view_caught_up=ports.feed.caught_up,
+            dispatching=ports.ownership.joined,
+            stopping=self._stop.requested,
+            models=s.models,
+            alive=ports.view.models_alive(int(time.time() * 1000), s.ingest.worker_silence_s),
+        )
+
+    async def _serve(self, ports: Ports, roles: Roles, app: ASGIApp) -> None:
         block = self._settings.ingest
+        dispatcher = self._dispatcher(ports, roles)
+        housekeeping = Housekeeping(
+            ownership=ports.ownership, keeper=roles.keeper, uploads=roles.uploads, idempotency=roles.idempotency
+        )
         config = uvicorn.Config(
-            app,  # type: ignore[arg-type]
+            app,
             host=block.host,
             port=block.port,
             log_level="warning",
@@ -175,11 +238,11 @@ class IngestProcess:
             timeout_graceful_shutdown=HTTP_DRAIN_S,
         )
         async with asyncio.TaskGroup() as group:
-            follow = group.create_task(feed.run(), name="view")
+            follow = group.create_task(ports.feed.run(), name="view")
             # Joining may wait for the session of a process that died; the API does not.
-            join = group.create_task(ownership.open(), name="ownership")
+            join = group.create_task(ports.ownership.open(), name="ownership")
             # Nobody is told that a batch does not exist before the whole log was looked at.
-            if not await self._caught_up_before_stop(feed):
+            if not await self._caught_up_before_stop(ports.feed):
                 follow.cancel()
                 join.cancel()
                 return
