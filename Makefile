@@ -64,7 +64,8 @@ unit: $(DEV) ## The tests of single modules.
 
 test: $(DEV) $(if $(HAS_JVM),$(JARS)) $(if $(HAS_VLLM),$(VLLM_SETUP)) $(TOOLS) $(SDKS) check ## Every check; the floor of branch coverage is 85 %.
 	.venv/bin/coverage erase
-	.venv/bin/coverage run -m pytest
+	.venv/bin/coverage run -m pytest --numprocesses 2 --dist loadfile --ignore tests/simulation --ignore tests/chaos
+	.venv/bin/coverage run -m pytest tests/simulation tests/chaos
 	.venv/bin/coverage combine --quiet
 	.venv/bin/coverage report --skip-covered --fail-under=85
 

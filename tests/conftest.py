@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,8 @@ _STARTERS: dict[str, Callable[[], Server]] = {
     "jaeger": providers.start_jaeger,
 }
 _started: dict[str, Server] = {}
+_providers: dict[str, str] = {}
 _missing: dict[str, str] = {}
-_skipped: list[str] = []
 
 
 def server(name: str) -> Server:
@@ -44,9 +45,24 @@ def pytest_report_header() -> list[str]:
     return [f"servers, started on first use: {planned}"]
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Of a process among several: hand over what it started and what it lacked."""
+    if output := getattr(session.config, "workeroutput", None):
+        output["providers"] = {name: started.provider for name, started in _started.items()}
+        output["missing"] = _missing
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    output = getattr(node, "workeroutput", {})
+    _providers.update(output.get("providers", {}))
+    _missing.update(output.get("missing", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for name, started in _started.items():
-        terminalreporter.write_line(f"server {name}: {started.provider}")
+    _providers.update({name: started.provider for name, started in _started.items()})
+    for name, provider in sorted(_providers.items()):
+        terminalreporter.write_line(f"server {name}: {provider}")
     if _missing:
         terminalreporter.section("not exercised on this machine")
         for name, reason in _missing.items():
