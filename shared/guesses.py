@@ -23,7 +23,7 @@ CANCELLED_MESSAGE: Final = "This request was not executed because the batch was 
 
 # Errors (section 6.1): status, and what goes with it.
 UNKNOWN_AFTER_STATUS: Final = 404
-WRONG_PURPOSE_MESSAGE: Final = "Input file must have purpose 'batch', got '{purpose}'."
+WRONG_PURPOSE_MESSAGE: Final = "Input file must have purpose 'batch', got '{purpose}'"
 TOO_MANY_CODE: Final = "rate_limit_exceeded"
 MISSING_SCOPE_CODE: Final = "missing_scope"
 IDEMPOTENCY_CONFLICT_CODE: Final = "idempotency_conflict"

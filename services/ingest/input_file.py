@@ -164,7 +164,7 @@ class InputFile:
             return _wrong_type("url", "a string", url)
         if url != self._rules.endpoint:
             text = "The URL provided for this request does not match the batch endpoint."
-            return "invalid_url", "url", f"{text} The URL is {_shown(url)}, the endpoint is '{self._rules.endpoint}'."
+            return "invalid_url", "url", text
         return None
 
     def _body_problem(self, raw: msgspec.Raw) -> Problem | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
+from openai import OpenAI
 
 from tests.e2e.stack import Stack
 
@@ -22,3 +23,9 @@ def http(open_stack: Stack) -> Iterator[httpx2.Client]:
     """A client that does nothing on its own."""
     with httpx2.Client(base_url=open_stack.url, timeout=30) as client:
         yield client
+
+
+@pytest.fixture
+def client(open_stack: Stack) -> OpenAI:
+    """The unchanged SDK."""
+    return open_stack.client()

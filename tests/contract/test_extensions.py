@@ -16,11 +16,6 @@ from tests.e2e.stack import Stack, assert_each_line_once, chat_line, chat_lines,
 SLOW = "word " * 60  # 0.6 s
 
 
-@pytest.fixture
-def client(open_stack: Stack) -> OpenAI:
-    return open_stack.client()
-
-
 def order(file_id: str, **more: Any) -> dict[str, Any]:
     return {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"} | more
 

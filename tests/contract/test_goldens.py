@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import pytest
 from openai import OpenAI
 
-from tests.e2e.stack import Stack, chat_line, submit, wait_for_end
+from tests.e2e.stack import chat_line, submit, wait_for_end
 
 GOLDENS = Path(__file__).parent / "goldens"
 _NAMES = (
@@ -49,11 +48,6 @@ def check(name: str, value: Any) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(found)
     assert found == path.read_text(), name
-
-
-@pytest.fixture
-def client(open_stack: Stack) -> OpenAI:
-    return open_stack.client()
 
 
 def upload(http: httpx2.Client, content: bytes, name: str = "in.jsonl", purpose: str = "batch") -> dict[str, Any]:

@@ -60,9 +60,9 @@ def not_found_batch(batch_id: str, param: str | None = None) -> ApiError:
 def invalid_value(name: str, value: object, supported: tuple[str, ...]) -> ApiError:
     """400 for a value outside the supported ones."""
     quoted = [f"'{item}'" for item in supported]
-    listed = quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])}, and {quoted[-1]}"
-    verb = "Supported values are" if len(quoted) > 1 else "Supported value is"
-    return ApiError(400, f"Invalid value: '{value}'. {verb}: {listed}.", param=name, code="invalid_value")
+    listed = " and ".join(quoted) if len(quoted) < 3 else f"{', '.join(quoted[:-1])}, and {quoted[-1]}"
+    text = f"Invalid value: '{value}'. Supported values are: {listed}."
+    return ApiError(400, text, param=name, code="invalid_value")
 
 
 def wrong_type(name: str, expected: str, value: object) -> ApiError:

@@ -3,7 +3,7 @@
 from services.ingest.api.errors import ApiError, invalid_value, wrong_type
 from services.ingest.api.json_body import checked_integer
 
-PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
+PURPOSES = ("fine-tune", "assistants", "batch", "user_data", "vision", "evals")
 FILENAME_MAX = 255
 EXPIRES_AFTER_MIN_S, EXPIRES_AFTER_MAX_S = 3600, 2_592_000
 
