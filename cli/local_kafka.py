@@ -129,7 +129,18 @@ def prepare_jvm_broker(data: Path, cache: Path, assets: Path, *, advertised_port
     if not is_formatted(data):
         # A leading dash would be taken for an option.
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "k")
-        command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+        # Too short a life for the optimising compiler.
+        command = [
+            java[0],
+            "-XX:TieredStopAtLevel=1",
+            *java[1:],
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            cluster,
+            "-c",
+            str(properties),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=False)
         if done.returncode != 0:
             raise SetupError(

@@ -11,6 +11,8 @@ HOST = "127.0.0.1"
 _INGEST_ORDER, _INFERENCE_ORDER, _COLLECTOR_ORDER, KAFKA_ORDER = 0, 1, 2, 3
 # The in-memory broker keeps 5 MB per partition: far less may be under way at once.
 _MEMORY_OUTSTANDING_LINES = "200"
+# It also holds a fetch for its whole time, whatever comes meanwhile.
+_MEMORY_FETCH_MAX_WAIT_MS = "50"
 
 
 def service_specs(
@@ -40,6 +42,7 @@ def service_specs(
         common["HEADRACE_TELEMETRY__OTLP_ENDPOINT"] = options.otlp
     if log_id:
         common["HEADRACE_KAFKA__LOG_ID"] = log_id
+        common.setdefault("HEADRACE_KAFKA__FETCH_MAX_WAIT_MS", _MEMORY_FETCH_MAX_WAIT_MS)
     specs = [_ingest(options, common, python, stack_id, memory=bool(log_id))]
     specs += [_collector(options, common, python, number, new_port()) for number in range(options.num_collectors)]
     specs += [

@@ -96,6 +96,7 @@ def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
         "enable_auto_commit": False,
         "max_poll_interval_ms": MAX_POLL_INTERVAL_MS,
         "max_partition_fetch_bytes": FETCH_BYTES_PER_PARTITION,
+        "fetch_max_wait_ms": settings.fetch_max_wait_ms,
         "session_timeout_ms": int(settings.session_timeout_s * 1000),
         "heartbeat_interval_ms": int(settings.heartbeat_interval_s * 1000),
         "rebalance_timeout_ms": int(settings.rebalance_timeout_s * 1000),

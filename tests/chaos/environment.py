@@ -116,7 +116,8 @@ def _start_memory(folder: Path, fleet: Fleet, topics: Topics, stack: contextlib.
     store_env = {
         "HEADRACE_STORE__URL": f"file://{folder}/store",
         "HEADRACE_KAFKA__LOG_ID": "memory",
-        # The broker in memory holds JoinGroup for a whole session and keeps 5 MB per partition.
+        # The broker in memory holds a fetch for its whole time, a JoinGroup for a session, and 5 MB a partition.
+        "HEADRACE_KAFKA__FETCH_MAX_WAIT_MS": "50",
         "HEADRACE_KAFKA__SESSION_TIMEOUT_S": "6",
         "HEADRACE_KAFKA__REBALANCE_TIMEOUT_S": "6",
         "HEADRACE_INGEST__OUTSTANDING_LINES_PER_BATCH": "300",
