@@ -121,12 +121,15 @@ class BatchRun:
             self.cursor, next_line=next_line, next_byte=end_byte, highest_offsets=offsets
         )
 
-    async def tell_cursor(self, interval_s: float) -> None:
-        """Publish the cursor at most once per interval, and at the end; a restart repeats what lies after it."""
+    def is_cursor_due(self, interval_s: float) -> bool:
+        """Whether the cursor moved and is to be published: at most once per interval, and at the end."""
         moved = self.cursor.next_line > self._told_line
-        if moved and (self.is_done or time.monotonic() - self._told_at >= interval_s):
-            await self._publisher.send(dispatch_record(self._batches_topic, self._created.id, self.cursor))
-            self._told_at, self._told_line = time.monotonic(), self.cursor.next_line
+        return moved and (self.is_done or time.monotonic() - self._told_at >= interval_s)
+
+    async def tell_cursor(self) -> None:
+        """Publish the cursor; a restart repeats what lies after it."""
+        await self._publisher.send(dispatch_record(self._batches_topic, self._created.id, self.cursor))
+        self._told_at, self._told_line = time.monotonic(), self.cursor.next_line
 
     async def _load_answered(self) -> None:
         key = self.cursor.answered_key

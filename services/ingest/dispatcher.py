@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Coroutine, Sequence
 from typing import assert_never
 
 import structlog
@@ -93,8 +94,7 @@ class Dispatcher:
                 task.cancel()
         # With the last cursor in the log a restart repeats nothing.
         try:
-            for run in self._runs.values():
-                await run.tell_cursor(0.0)
+            await _all_of([run.tell_cursor() for run in self._runs.values() if run.is_cursor_due(0.0)])
         except HeadraceError as error:
             log.warning("last cursors not written, a restart repeats some lines", reason=str(error))
 
@@ -232,37 +232,42 @@ class Dispatcher:
             raise
         log.info("end of batch recorded", batch_id=batch_id, kind=step.kind, total=total)
 
-    async def _dispatch_round(self, views: list[BatchView]) -> bool:
-        runs = {view.created.id: self._run_of(view) for view in views}
+    async def _dispatch_round(self, views: Sequence[BatchView]) -> bool:
+        by_id = {view.created.id: view for view in views}
+        candidates: list[Runnable] = []
         tenant_outstanding: dict[str, int] = defaultdict(int)
-        candidates = []
         for view in views:
-            run = runs[view.created.id]
-            cursor, outstanding = run.cursor, run.outstanding(view.answered)
-            tenant_outstanding[view.created.tenant] += outstanding
-            candidates.append(
-                Runnable(
-                    batch_id=view.created.id,
-                    tenant=view.created.tenant,
-                    urgency=urgency(view.created),
-                    remaining=cursor.total - cursor.next_line,
-                    outstanding=outstanding,
-                )
-            )
+            if len(candidates) % BATCHES_PER_BREATH == 0:
+                await asyncio.sleep(0)
+            candidates.append(self._candidate(view))
+            tenant_outstanding[view.created.tenant] += candidates[-1].outstanding
         s = self._settings
         limits = Limits(s.outstanding_lines_per_batch, s.outstanding_lines_per_tenant, s.dispatch_chunk_lines)
-        progressed = False
-        for share in shares(candidates, limits, tenant_outstanding):
-            try:
-                await runs[share.batch_id].dispatch(share.num_lines)
-            except ObjectStoreError as error:
-                # Its input is gone or refused: it waits for its deadline, the others go on.
-                log.error("batch cannot be dispatched", batch_id=share.batch_id, reason=str(error))
-                self._stuck.add(share.batch_id)
-            progressed = True
-        for run in runs.values():
-            await run.tell_cursor(s.cursor_interval_s)
-        return progressed
+        round_of_shares = shares(candidates, limits, tenant_outstanding)
+        await _all_of([self._dispatch(by_id[share.batch_id], share.num_lines) for share in round_of_shares])
+        due = [run for run in self._runs.values() if run.is_cursor_due(s.cursor_interval_s)]
+        await _all_of([run.tell_cursor() for run in due])
+        return bool(round_of_shares)
+
+    def _candidate(self, view: BatchView) -> Runnable:
+        created, run = view.created, self._runs.get(view.created.id)
+        assert view.dispatch is not None, "validated batches only"
+        cursor = run.cursor if run else view.dispatch
+        return Runnable(
+            batch_id=created.id,
+            tenant=created.tenant,
+            urgency=urgency(created),
+            remaining=cursor.total - cursor.next_line,
+            outstanding=run.outstanding(view.answered) if run else max(0, cursor.next_line - view.answered),
+        )
+
+    async def _dispatch(self, view: BatchView, num_lines: int) -> None:
+        try:
+            await self._run_of(view).dispatch(num_lines)
+        except ObjectStoreError as error:
+            # Its input is gone or refused: it waits for its deadline, the others go on.
+            log.error("batch cannot be dispatched", batch_id=view.created.id, reason=str(error))
+            self._stuck.add(view.created.id)
 
     def _run_of(self, view: BatchView) -> BatchRun:
         run = self._runs.get(view.created.id)
@@ -271,3 +276,10 @@ class Dispatcher:
                 view, store=self._store, topics=self._topics, publisher=self._publisher, telemetry=self._telemetry
             )
         return run
+
+
+async def _all_of(work: Sequence[Coroutine[None, None, None]]) -> None:
+    """Do all at once; raises the first failure when none is under way any more."""
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

@@ -1,7 +1,7 @@
 """Whose lines are dispatched next, and how many? PURE.
 
 The backlog stays in the input files: at most so many lines of a batch, and of a tenant, are on the request topics.
-Tenants take turns; within one the highest priority goes first, then the earliest deadline.
+Every tenant has its part of each round; within one the highest priority goes first, then the earliest deadline.
 """
 
 from collections import defaultdict
@@ -48,16 +48,18 @@ class Share:
 
 
 def shares(batches: Sequence[Runnable], limits: Limits, tenant_outstanding: dict[str, int]) -> list[Share]:
-    """One round: at most one chunk per tenant, tenants in the order of their most urgent batch."""
+    """One round: at most one chunk per tenant, of its most urgent batches; many small ones share it."""
     by_tenant: dict[str, list[Runnable]] = defaultdict(list)
-    for batch in sorted(batches, key=lambda b: b.urgency):
+    for batch in batches:
         by_tenant[batch.tenant].append(batch)
     round_of_shares = []
     for tenant, queue in by_tenant.items():
-        room = limits.per_tenant - tenant_outstanding.get(tenant, 0)
-        for batch in queue:
-            num_lines = min(batch.remaining, limits.per_batch - batch.outstanding, room, limits.chunk)
+        left = min(limits.chunk, limits.per_tenant - tenant_outstanding.get(tenant, 0))
+        for batch in sorted(queue, key=lambda b: b.urgency) if left > 0 else ():
+            num_lines = min(batch.remaining, limits.per_batch - batch.outstanding, left)
             if num_lines > 0:
                 round_of_shares.append(Share(batch.batch_id, num_lines))
+                left -= num_lines
+            if left == 0:
                 break
     return round_of_shares

@@ -1,5 +1,7 @@
 """Fairness and limits of dispatch."""
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +18,13 @@ def test_earliest_deadline_of_a_tenant_goes_first() -> None:
     assert shares([batch("late", expires_at=2), batch("soon", expires_at=1)], LIMITS, {}) == [Share("soon", 60)]
 
 
-def test_tenants_take_turns() -> None:
+def test_small_batches_of_a_tenant_share_a_round() -> None:
+    queue = [batch(str(n), expires_at=n, remaining=25) for n in range(4)]
+
+    assert shares(queue, LIMITS, {}) == [Share("0", 25), Share("1", 25), Share("2", 10)]
+
+
+def test_every_tenant_has_its_part_of_a_round() -> None:
     found = shares([batch("huge", "a", 1), batch("small", "b", 9, remaining=5)], LIMITS, {})
 
     assert found == [Share("huge", 60), Share("small", 5)]
@@ -50,9 +58,11 @@ def test_limits_hold(batches: list[Runnable]) -> None:
 
     found = shares(batches, LIMITS, outstanding)
 
-    tenants = [by_id[share.batch_id].tenant for share in found]
-    assert len(tenants) == len(set(tenants))
+    sent: Counter[str] = Counter()
     for share in found:
         b = by_id[share.batch_id]
-        assert 0 < share.num_lines <= min(LIMITS.chunk, b.remaining, LIMITS.per_batch - b.outstanding)
-        assert outstanding[b.tenant] + share.num_lines <= LIMITS.per_tenant
+        assert 0 < share.num_lines <= min(b.remaining, LIMITS.per_batch - b.outstanding)
+        sent[b.tenant] += share.num_lines
+    assert len({share.batch_id for share in found}) == len(found)
+    for tenant, num_lines in sent.items():
+        assert num_lines <= min(LIMITS.chunk, LIMITS.per_tenant - outstanding[tenant])
