@@ -40,7 +40,7 @@ NODE_SDK := tests/contract/node/node_modules/.package-lock.json
 SDKS := $(OLD_SDKS) $(if $(HAS_NODE),$(NODE_SDK))
 TOOLS := $(if $(HAS_GO),$(VERSITYGW) $(MINIO) $(JAEGER))
 
-.PHONY: help setup up demo test check unit simulation chaos soak tools bench constraints clean
+.PHONY: help setup up demo test check unit simulation chaos soak tools bench bench-api constraints clean
 
 help: ## What can be made.
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -72,14 +72,17 @@ test: $(DEV) $(if $(HAS_JVM),$(JARS)) $(if $(HAS_VLLM),$(VLLM_SETUP)) $(TOOLS) $
 simulation: $(DEV) ## Seeds of the simulation (SEEDS=FIRST:LAST, WITHOUT=rule).
 	PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation $(or $(SEEDS),0:20000) $(if $(WITHOUT),--without $(WITHOUT))
 
-chaos: $(DEV) $(if $(HAS_JVM),$(JARS)) $(TOOLS) ## Faults against a real broker and store, verified (MINUTES=5 SEED= RUNS=1 TIER=real|memory).
-	.venv/bin/python -m tests.chaos --minutes $(or $(MINUTES),5) --runs $(or $(RUNS),1) --tier $(or $(TIER),real) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--faults-per-minute $(RATE)) $(if $(ONLY),--only '$(ONLY)')
+chaos: $(DEV) $(if $(HAS_JVM),$(JARS)) $(TOOLS) ## Faults against a real broker and store, verified (MINUTES=5 SEED= RUNS=1 TIER=real|memory WITHOUT=rule).
+	.venv/bin/python -m tests.chaos --minutes $(or $(MINUTES),5) --runs $(or $(RUNS),1) --tier $(or $(TIER),real) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--faults-per-minute $(RATE)) $(if $(ONLY),--only '$(ONLY)') $(if $(WITHOUT),--without $(WITHOUT))
 
 soak: $(DEV) $(JARS) $(TOOLS) ## Hours: 50,000-line batches under 200 faults, then one of 1,000,000 lines (SEED=).
 	.venv/bin/python -m tests.chaos.soak $(if $(SEED),--seed $(SEED))
 
 bench: $(SETUP) ## Rows per second and CPU per row with the echo engine.
 	.venv/bin/python -m tests.bench.rows_per_second
+
+bench-api: $(DEV) $(if $(HAS_JVM),$(JARS)) ## What the API's calls cost, beside their targets.
+	.venv/bin/python -m tests.bench.api_cost --kafka $(if $(HAS_JVM),jvm,memory)
 
 tools: $(TOOLS) ## The servers that tests run against, built from Go modules.
 

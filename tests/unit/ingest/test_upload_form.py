@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import httpx2
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,3 +55,25 @@ async def test_a_file_arrives_as_it_was_sent_wherever_it_is_cut(
     assert answer.status_code == 200, answer.text
     assert answer.json()["bytes"] == len(value)
     assert answer.json()["filename"] == f"{name}.jsonl"
+
+
+_DAMAGE = st.tuples(st.integers(0, 400), st.integers(0, 40), st.binary(max_size=12))
+
+
+# What was cut off inside a file is closed when its parser goes, and not before.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@settings(max_examples=400, deadline=None)
+@given(st.lists(_DAMAGE, min_size=1, max_size=4), st.booleans(), st.lists(st.integers(0, 500), max_size=4))
+async def test_damaged_form_is_taken_or_refused_in_the_envelope(
+    damage: list[tuple[int, int, bytes]], file_first: bool, cuts: list[int]
+) -> None:
+    parts = [part("file", b'{"a": 1}\n' * 5, "in.jsonl"), part("purpose", b"batch")]
+    body = b"".join(parts if file_first else parts[::-1]) + f"--{BOUNDARY}--\r\n".encode()
+    for at, length, inserted in damage:
+        body = body[:at] + inserted + body[at + length :]
+
+    answer = await post(body, cuts)
+
+    assert answer.status_code in (200, 400), answer.text
+    if answer.status_code == 400:
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
