@@ -23,7 +23,7 @@ from aiokafka.errors import IllegalOperation, KafkaError, MessageSizeTooLargeErr
 from aiokafka.structs import RecordMetadata
 
 from shared.errors import UnavailableError
-from shared.messages import Header
+from shared.record_headers import Header
 from shared.settings import KafkaSettings
 from shared.topics import RECORD_BYTES_MAX
 

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import msgspec
 
 from shared.error_codes import add_codes
-from shared.messages import CompletionHeaders, Usage
+from shared.messages import Usage
+from shared.record_headers import CompletionHeaders
 from shared.topics import SHARD_LINES, shard_of_line
 
 MAGIC = b"HRSEG\x00\x01\n"

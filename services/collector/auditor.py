@@ -15,18 +15,10 @@ from shared.group_offsets import GroupOffsets
 from shared.jsonl import Line, LineReader
 from shared.kafka import OutgoingRecord, Publisher
 from shared.log_reader import LogReader
-from shared.messages import (
-    BatchCreated,
-    BatchDispatched,
-    CompletionHeaders,
-    RequestHeaders,
-    ShardRedriven,
-    completion_headers,
-    encode,
-    request_headers,
-)
+from shared.messages import BatchCreated, BatchDispatched, ShardRedriven, encode
 from shared.object_store import ObjectStore, file_key, final_key
 from shared.openai_batch import decode_request_line, model_of_line, unanswered_line
+from shared.record_headers import CompletionHeaders, RequestHeaders, completion_headers, request_headers
 from shared.telemetry import Telemetry
 from shared.topics import RECORD_BYTES_MAX, Topic, Topics, completion_key, facet_key, num_shards, partition_of
 

@@ -26,13 +26,8 @@ from shared.errors import ObjectStoreError, SetupError, UnavailableError
 from shared.kafka import KAFKA_ERRORS, OutgoingRecord, Publisher
 from shared.lifecycle import Stop
 from shared.log_reader import LogReader, Record
-from shared.messages import (
-    CompletionHeaders,
-    ShardProgressed,
-    UnreadableRecord,
-    encode,
-    read_completion_headers,
-)
+from shared.messages import ShardProgressed, UnreadableRecord, encode
+from shared.record_headers import CompletionHeaders, read_completion_headers
 from shared.segment import Entry, Segment, SegmentBuilder, flush_due
 from shared.telemetry import Telemetry, context_from, line_attributes, messaging_attributes
 from shared.topics import Topics, facet_key, partition_of

@@ -8,7 +8,8 @@ replay of the same log gives the same verdicts (invariants V1, V5).
 from dataclasses import dataclass, field
 
 from shared.error_codes import add_codes
-from shared.messages import CompletionHeaders, Usage
+from shared.messages import Usage
+from shared.record_headers import CompletionHeaders
 from shared.topics import SHARD_LINES, lines_of_shard
 
 ShardId = tuple[str, int]

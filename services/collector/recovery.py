@@ -30,7 +30,6 @@ from shared.messages import (
     Facet,
     ShardProgressed,
     StoredFile,
-    completion_headers,
     encode,
 )
 from shared.object_store import (
@@ -44,6 +43,7 @@ from shared.object_store import (
     read_json,
     validated_key,
 )
+from shared.record_headers import completion_headers
 from shared.topics import SHARD_LINES, Topic, Topics, completion_key, facet_key, partition_of
 from shared.usage import usage_of_line
 

@@ -4,8 +4,9 @@ import msgspec
 
 from services.inference.engine import Answer
 from shared.error_codes import error_code_of
-from shared.messages import CompletionHeaders, RequestHeaders, Usage
+from shared.messages import Usage
 from shared.openai_batch import answered_line, duplicated_error, unanswered_line
+from shared.record_headers import CompletionHeaders, RequestHeaders
 from shared.topics import RECORD_BYTES_MAX
 from shared.usage import usage_of
 

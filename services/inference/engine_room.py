@@ -22,8 +22,8 @@ from opentelemetry.trace import SpanKind
 from services.inference.completion import Completion, answered, unanswered
 from services.inference.engine import Answer, Engine, EngineDead, EngineRequest, EngineResult, Retry
 from shared.guesses import CANCELLED_MESSAGE
-from shared.messages import RequestHeaders
 from shared.openai_batch import CANCELLED_CODE, EXPIRED_CODE, EXPIRED_MESSAGE
+from shared.record_headers import RequestHeaders
 from shared.telemetry import Telemetry, context_from, line_attributes, traceparent_of
 
 log = structlog.get_logger(__name__)

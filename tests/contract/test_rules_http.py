@@ -397,9 +397,11 @@ def test_6_3_key_that_comes_with_other_parameters_conflicts(http: httpx2.Client)
     headers = {"idempotency-key": wanted["input_file_id"]}
 
     first, again = (http.post("/batches", json=wanted, headers=headers) for _ in range(2))
+    http.delete(f"/files/{wanted['input_file_id']}")
+    late = http.post("/batches", json=wanted, headers=headers)
     other = http.post("/batches", json=wanted | {"metadata": {"k": "v"}}, headers=headers)
 
-    assert first.json()["id"] == again.json()["id"]
+    assert first.json()["id"] == again.json()["id"] == late.json()["id"]
     assert other.status_code == 409
     assert "conflict" in other.json()["error"]["message"].lower()
     assert other.headers["x-should-retry"] == "false"

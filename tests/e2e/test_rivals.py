@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from openai import OpenAI
 
 from cli.local_kafka import free_port
-from shared.messages import CompletionHeaders, completion_headers
+from shared.record_headers import CompletionHeaders, completion_headers
 from shared.settings import KafkaSettings
 from shared.topics import Topics
 from tests.e2e.stack import Stack, assert_each_line_once, chat_lines, submit, wait_for_end

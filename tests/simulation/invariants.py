@@ -7,16 +7,9 @@ from typing import TYPE_CHECKING
 from aiokafka import TopicPartition
 
 from shared import identifiers
-from shared.messages import (
-    BatchClosed,
-    Facet,
-    ShardProgressed,
-    ShardRedriven,
-    decode_facet,
-    read_completion_headers,
-    read_request_headers,
-)
+from shared.messages import BatchClosed, Facet, ShardProgressed, ShardRedriven, decode_facet
 from shared.object_store import file_key
+from shared.record_headers import read_completion_headers, read_request_headers
 from shared.settings import KafkaSettings
 from shared.topics import SHARD_LINES, Topics, num_shards, partition_of
 from tests.simulation.log import Log, Record

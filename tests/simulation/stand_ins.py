@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.inference.engine import Answer, EngineRequest, EngineResult
 from shared.batch_state import BatchView, apply_facet
-from shared.messages import (
-    Facet,
-    decode_facet,
-)
+from shared.messages import Facet, decode_facet
 from tests.simulation.invariants import BATCHES
 from tests.simulation.process import Killed, Process
 

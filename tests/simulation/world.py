@@ -31,13 +31,7 @@ from services.ingest.settings import IngestBlock
 from shared.errors import HeadraceError
 from shared.kafka import Publisher
 from shared.lifecycle import Stop
-from shared.messages import (
-    BatchCancelRequested,
-    BatchCreated,
-    Facet,
-    StoredFile,
-    encode,
-)
+from shared.messages import BatchCancelRequested, BatchCreated, Facet, StoredFile, encode
 from shared.object_store import cancel_key, file_key, manifest_key
 from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry

@@ -84,8 +84,11 @@ class BatchesApi:
             earlier = await self._intake.earlier(order, self._settings.create_retry_window_s)
             if earlier is not None:
                 return self._object(await self._find(order.tenant, earlier.id))
-        await self._check_room(order.tenant, key)
-        file = await self._input_file(order)
+        if await self._is_known(order.tenant, key):  # its file may be gone by now, and its room is taken
+            file = await self._lookup.file(order.tenant, order.input_file_id)
+        else:
+            self._quota.check_open_batches(order.tenant)
+            file = await self._input_file(order)
         return await self._accept(order, file, key)
 
     async def retrieve(self, request: Request, batch_id: str) -> dict[str, Any]:
@@ -122,7 +125,8 @@ class BatchesApi:
         if not view.is_terminal:
             raise ApiError(409, f"Cannot retry a batch with status '{view.status}': it has not ended.")
         key = check_idempotency_key(request.headers.get("idempotency-key"), "Idempotency-Key")
-        await self._check_room(tenant, key)
+        if not await self._is_known(tenant, key):
+            self._quota.check_open_batches(tenant)
         try:
             file = await self._retry.input_file(view, key)
         except NothingToRetry as reason:
@@ -141,10 +145,9 @@ class BatchesApi:
         )
         return await self._accept(order, file, key)
 
-    async def _check_room(self, tenant: str, key: str | None) -> None:
-        """Refuse one batch too many; a call that is repeated makes none."""
-        if key is None or not await self._intake.is_known(tenant, key):
-            self._quota.check_open_batches(tenant)
+    async def _is_known(self, tenant: str, key: str | None) -> bool:
+        """Whether the call is repeated: then it makes no batch, and nothing is in its way."""
+        return key is not None and await self._intake.is_known(tenant, key)
 
     async def _accept(self, order: BatchOrder, file: StoredFile | None, key: str | None) -> dict[str, Any]:
         try:

@@ -11,8 +11,9 @@ from services.collector.ledger import CANCELLED, COMPLETED, Ledger
 from services.collector.result_files import LineIndex
 from services.collector.segment_chain import SegmentChain
 from shared.identifiers import result_file_id
-from shared.messages import BatchClosed, BatchCreated, CompletionHeaders, Usage, encode
+from shared.messages import BatchClosed, BatchCreated, Usage, encode
 from shared.object_store import file_key, final_key, manifest_key, shard_key
+from shared.record_headers import CompletionHeaders
 from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry
 from shared.topics import SHARD_LINES, num_shards

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.collector.ledger import Closed, Dropped, Kept, Ledger
-from shared.messages import CompletionHeaders, Usage
+from shared.messages import Usage
+from shared.record_headers import CompletionHeaders
 
 
 def line(number: int, total: int = 3, succeeded: bool = True, batch_id: str = "b") -> CompletionHeaders:

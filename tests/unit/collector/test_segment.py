@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.messages import CompletionHeaders, Usage
+from shared.messages import Usage
+from shared.record_headers import CompletionHeaders
 from shared.segment import TRAILER_BYTES, CorruptSegment, SegmentBuilder, flush_due, read_tail, tail_bytes
 
 records = st.lists(

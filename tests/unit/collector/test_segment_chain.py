@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from services.collector.segment_chain import FIRST_SHA256, BrokenChain, ChainTaken, SegmentChain
-from shared.messages import CompletionHeaders
+from shared.record_headers import CompletionHeaders
 from tests.fakes import MemoryObjectStore
 
 

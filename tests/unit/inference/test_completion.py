@@ -6,7 +6,8 @@ import pytest
 
 from services.inference.completion import answered, completion_headers_for, unanswered
 from services.inference.engine import Answer
-from shared.messages import RequestHeaders, Usage
+from shared.messages import Usage
+from shared.record_headers import RequestHeaders
 from shared.topics import RECORD_BYTES_MAX
 from shared.usage import usage_of
 

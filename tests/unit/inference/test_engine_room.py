@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from services.inference import engine_room
 from services.inference.engine import Answer, EngineDead, EngineRequest, EngineResult, Retry
 from services.inference.engine_room import Done, EngineRoom, Job
-from shared.messages import RequestHeaders
+from shared.record_headers import RequestHeaders
 from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry
 from tests.fakes import ScriptedEngine

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from services.ingest.live_results import Cursor, LiveResults, SegmentsGone
 from shared.batch_state import BatchView
 from shared.identifiers import request_id, result_file_id
-from shared.messages import BatchClosed, BatchCreated, BatchDispatched, CompletionHeaders, ShardProgressed
+from shared.messages import BatchClosed, BatchCreated, BatchDispatched, ShardProgressed
 from shared.object_store import chain_prefix, file_key
 from shared.openai_batch import unanswered_line
+from shared.record_headers import CompletionHeaders
 from shared.segment import SegmentBuilder
 from shared.settings import KafkaSettings
 from shared.topics import SHARD_LINES, Topics

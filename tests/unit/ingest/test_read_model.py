@@ -7,15 +7,7 @@ from typing import Any
 import pytest
 
 from services.ingest.read_model import ReadModel
-from shared.messages import (
-    BatchClosed,
-    BatchCreated,
-    BatchDispatched,
-    Message,
-    StoredFile,
-    WorkerHeartbeat,
-    encode,
-)
+from shared.messages import BatchClosed, BatchCreated, BatchDispatched, Message, StoredFile, WorkerHeartbeat, encode
 from shared.settings import KafkaSettings
 from shared.topics import Topics, facet_key
 

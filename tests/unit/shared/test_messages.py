@@ -5,17 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.messages import (
-    BatchCreated,
-    BatchDispatched,
+from shared.messages import BatchCreated, BatchDispatched, LineProblem, UnreadableRecord, Usage, decode_facet, encode
+from shared.record_headers import (
     CompletionHeaders,
-    LineProblem,
     RequestHeaders,
-    UnreadableRecord,
-    Usage,
     completion_headers,
-    decode_facet,
-    encode,
     read_completion_headers,
     read_request_headers,
     request_headers,

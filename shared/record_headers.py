@@ -1,0 +1,136 @@
+"""What do the headers of requests and completions say? PURE.
+
+Their values are the user's own bytes, so all that Headrace adds travels in headers.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from shared.messages import LINES_MAX, UnreadableRecord, Usage
+from shared.topics import num_shards, shard_of_line
+
+Header = tuple[str, bytes]
+
+
+class RequestHeaders(msgspec.Struct, frozen=True, kw_only=True):
+    """Headers of a request record. `line` is 0-based; `deadline_s` is in Unix seconds."""
+
+    batch_id: str
+    line: int
+    total: int
+    deadline_s: int
+    attempt: int = 1
+    tenant: str = "default"
+    traceparent: str | None = None
+
+
+class CompletionHeaders(msgspec.Struct, frozen=True, kw_only=True):
+    """Headers of a record on `completions`.
+
+    `kind` is `line` (the value is a finished output or error line), or `cancel` or `deadline` (no value:
+    what lies before it in the partition is in the files, what lies after is not; `shard` says which shard ends).
+    """
+
+    kind: str
+    batch_id: str
+    line: int = 0
+    shard: int = 0
+    total: int
+    succeeded: bool = False
+    usage: Usage = Usage()
+    # Of a line that failed: the error's code, or what stands for it.
+    error_code: str | None = None
+    traceparent: str | None = None
+
+    @property
+    def shard_id(self) -> tuple[str, int]:
+        """The batch shard that the record is about."""
+        return self.batch_id, shard_of_line(self.line) if self.kind == "line" else self.shard
+
+
+def request_headers(h: RequestHeaders) -> list[Header]:
+    """Headers of a request record, in a fixed order."""
+    headers = [
+        ("batch", h.batch_id.encode()),
+        ("line", b"%d" % h.line),
+        ("total", b"%d" % h.total),
+        ("attempt", b"%d" % h.attempt),
+        ("deadline", b"%d" % h.deadline_s),
+        ("tenant", h.tenant.encode()),
+    ]
+    if h.traceparent:
+        headers.append(("traceparent", h.traceparent.encode()))
+    return headers
+
+
+def read_request_headers(headers: Iterable[Header]) -> RequestHeaders:
+    """Parse the headers of a request record; raises UnreadableRecord."""
+    found = dict(headers or ())
+    try:
+        return RequestHeaders(
+            batch_id=found["batch"].decode(),
+            line=int(found["line"]),
+            total=int(found["total"]),
+            attempt=int(found.get("attempt", b"1")),
+            deadline_s=int(found["deadline"]),
+            tenant=found.get("tenant", b"default").decode(),
+            traceparent=_text(found.get("traceparent")),
+        )
+    except (KeyError, ValueError, AttributeError) as error:
+        raise UnreadableRecord(f"request headers: {error!r}") from None
+
+
+def completion_headers(h: CompletionHeaders) -> list[Header]:
+    """Headers of a completion, cancel or deadline record."""
+    headers = [("kind", h.kind.encode()), ("batch", h.batch_id.encode()), ("total", b"%d" % h.total)]
+    if h.kind != "line":
+        headers.append(("shard", b"%d" % h.shard))
+    else:
+        u = h.usage
+        headers.append(("line", b"%d" % h.line))
+        headers.append(("outcome", b"completed" if h.succeeded else b"failed"))
+        tokens = (u.input_tokens, u.output_tokens, u.cached_tokens, u.reasoning_tokens)
+        headers.append(("usage", b"%d,%d,%d,%d" % tokens))
+        if h.error_code:
+            headers.append(("error_code", h.error_code.encode()))
+    if h.traceparent:
+        headers.append(("traceparent", h.traceparent.encode()))
+    return headers
+
+
+def read_completion_headers(headers: Iterable[Header]) -> CompletionHeaders:
+    """Parse the headers of a record on `completions`; raises UnreadableRecord."""
+    found = dict(headers or ())
+    try:
+        kind = found["kind"].decode()
+        if kind not in ("line", "cancel", "deadline"):
+            raise ValueError(f"kind {kind!r}")
+        batch, total = found["batch"].decode(), int(found["total"])
+        if not 0 <= total <= LINES_MAX:
+            raise ValueError(f"total {total}")
+        traceparent = _text(found.get("traceparent"))
+        if kind != "line":
+            shard = int(found.get("shard", b"0"))
+            if not 0 <= shard < num_shards(total):
+                raise ValueError(f"shard {shard} of {total} lines")
+            return CompletionHeaders(kind=kind, batch_id=batch, shard=shard, total=total, traceparent=traceparent)
+        line = int(found["line"])
+        if not 0 <= line < total:
+            raise ValueError(f"line {line} of {total}")
+        return CompletionHeaders(
+            kind=kind,
+            batch_id=batch,
+            line=line,
+            total=total,
+            succeeded=found["outcome"] == b"completed",
+            usage=Usage(*(int(n) for n in found["usage"].split(b",", 3))),
+            error_code=_text(found.get("error_code")),
+            traceparent=traceparent,
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UnreadableRecord(f"completion headers: {error!r}") from None
+
+
+def _text(value: bytes | None) -> str | None:
+    return value.decode("ascii", "replace") if value else None
