@@ -27,7 +27,6 @@ log = structlog.get_logger(__name__)
 LOST_CODE = "line_lost"
 LOST_MESSAGE = "This request was lost again and again and was given up."
 CHUNK_LINES = 500
-_partition_counter = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +80,7 @@ class Auditor:
     ) -> None:
         self._tp = tp
         self._topics = topics
+        self._turns = itertools.count()
         self._open_batches = open_batches
         self._group_offsets = group_offsets
         self._publisher = publisher
@@ -196,7 +196,7 @@ class Auditor:
             tenant=created.tenant,
         )
         topic = suspect.topic_of(line.value or b"")
-        partition = next(_partition_counter) % topic.partitions
+        partition = next(self._turns) % topic.partitions
         return OutgoingRecord(topic.name, line.value, partition, None, request_headers(headers))
 
     def _error_line(self, suspect: Suspect, line: Line) -> OutgoingRecord:

@@ -203,17 +203,20 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
     def _has_gap(self, tp: TopicPartition, tracker: OffsetTracker, offset: int) -> bool:
         """Whether records between the group's offset and the epoch's first record may have been passed over.
 
-        Offsets can have holes, so the position is set back once and what comes again is believed (rule 3).
+        Offsets can have holes, so the position is set back once, and only a gap that comes again is a hole (rule 3).
         """
-        expected = tracker.first_expected
-        tracker.first_expected = None
+        expected, is_read_again = tracker.first_expected, tracker.is_read_again
+        tracker.first_expected, tracker.is_read_again = None, False
         if expected is None or offset <= expected or (tp, expected) in self._known_holes:
             return False
-        self._known_holes.add((tp, expected))
-        tracker.first_expected = expected
-        log.warning("gap at the start of an epoch, reading again", partition=tp.partition, offset=offset)
+        if is_read_again:
+            self._known_holes.add((tp, expected))
+            return False
         assert self._consumer is not None
-        self._consumer.seek(tp, expected)
+        if tp in self._consumer.assignment():  # or whoever has it now reads it
+            log.warning("gap at the start of an epoch, reading again", partition=tp.partition, offset=offset)
+            tracker.first_expected, tracker.is_read_again = expected, True
+            self._consumer.seek(tp, expected)
         return True
 
     async def _take_over(self, epoch: int) -> None:
@@ -225,7 +228,7 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         begins = await self._consumer.beginning_offsets(fresh) if fresh else {}
         if epoch != self._epoch:
             return
-        for tp in assigned:
+        for tp in assigned & set(self._consumer.assignment()):  # a partition may have gone before it was said
             offset = committed[tp].offset if tp in committed else begins[tp]
             note = decode_note(committed[tp].metadata) if tp in committed else None
             self._tracker(tp).take_over(offset, note, epoch, self._window)

@@ -32,6 +32,7 @@ class OffsetTracker:
         self.epoch: int | None = None
         # Where the epoch's first record must be, unless the log has a hole there.
         self.first_expected: int | None = None
+        self.is_read_again = False
 
     @property
     def committable_offset(self) -> int:
@@ -64,7 +65,7 @@ class OffsetTracker:
 
     def take_over(self, committed: int, note: PartitionNote | None, epoch: int, window: int) -> None:
         """Begin an assignment epoch at the group's committed offset: all before it is finished by somebody."""
-        self.epoch, self.first_expected = epoch, committed
+        self.epoch, self.first_expected, self.is_read_again = epoch, committed, False
         self._note = take_over(note, window)
         if note is not None:
             self._finished_elsewhere |= finished_offsets(note.finished, committed)

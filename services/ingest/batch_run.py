@@ -1,9 +1,8 @@
 """How does one batch get from its input file onto the request topic? SHELL: validate, then publish with a cursor."""
 
 import asyncio
-import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 import structlog
@@ -27,7 +26,6 @@ log = structlog.get_logger(__name__)
 
 # Lines between two breaths of the event loop while a file is validated.
 LINES_PER_TURN = 200
-_partition_counter = itertools.count()
 
 
 async def validate(store: ObjectStore, created: BatchCreated, checked: InputFile) -> BatchDispatched:
@@ -69,7 +67,14 @@ class BatchRun:
     """Dispatches the lines of one validated batch from its cursor on."""
 
     def __init__(
-        self, view: BatchView, *, store: ObjectStore, topics: Topics, publisher: Publisher, telemetry: Telemetry
+        self,
+        view: BatchView,
+        *,
+        store: ObjectStore,
+        topics: Topics,
+        publisher: Publisher,
+        telemetry: Telemetry,
+        turns: Iterator[int],
     ) -> None:
         assert view.dispatch is not None and view.dispatch.pool_models, "validated batches only"
         self._created = view.created
@@ -78,6 +83,8 @@ class BatchRun:
         self._store = store
         self._publisher = publisher
         self._telemetry = telemetry
+        # All runs of a process take turns over the partitions, so that many small batches are spread too.
+        self._turns = turns
         self._answered: bytes | None = None
         self._num_answered_before = self._num_skipped = 0
         self.cursor = view.dispatch
@@ -144,7 +151,7 @@ class BatchRun:
 
     def _record(self, number: int, value: bytes) -> OutgoingRecord:
         created, topic = self._created, self._topic_of(value)
-        partition = next(_partition_counter) % topic.partitions
+        partition = next(self._turns) % topic.partitions
         headers = RequestHeaders(
             batch_id=created.id,
             line=number,

@@ -1,6 +1,8 @@
 """How do the batches that this process owns move on? SHELL: asks `batch_step` and `pacing`, and acts on the answers."""
 
 import asyncio
+import itertools
+import math
 import time
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
@@ -32,6 +34,8 @@ log = structlog.get_logger(__name__)
 TICK_S = 0.25
 FAULT_BACKOFF_S = 1.0
 BATCHES_PER_BREATH = 500
+# Between these looks at every open batch only those that changed or have lines to dispatch are looked at.
+LOOK_AT_ALL_S = 1.0
 # A batch that does not end is ended again: the record may have been lost, and a second one changes nothing.
 END_REPEAT_S = 30.0
 
@@ -64,10 +68,11 @@ class Dispatcher:
         self._validating: dict[str, asyncio.Task[None]] = {}
         self._validate_slots = asyncio.Semaphore(settings.validate_concurrency)
         self._runs: dict[str, BatchRun] = {}
+        self._turns = itertools.count()
         self._ended: dict[str, float] = {}
         self._stuck: set[str] = set()
-        # Batches that have to wait for a change of their view: thousands may be open, and few of them move.
-        self._idle: dict[str, BatchView] = {}
+        self._runnable: list[str] = []
+        self._looked_at_all = -math.inf
 
     async def run(self, stop: Stop) -> None:
         """Dispatch until asked to stop; lines in hand are acknowledged before it returns."""
@@ -78,7 +83,7 @@ class Dispatcher:
                 except HeadraceError as error:
                     log.warning("dispatcher waits", reason=str(error))
                     self._runs.clear()  # their cursors are in doubt: go on from the published ones
-                    self._idle.clear()
+                    self._looked_at_all = -math.inf
                     await stop.wait(FAULT_BACKOFF_S)
                     continue
                 if not progressed:
@@ -100,24 +105,32 @@ class Dispatcher:
         self._feed.changed.clear()
 
     async def _turn(self, group: asyncio.TaskGroup) -> bool:
-        """Look at every owned batch once and dispatch one round; whether lines were dispatched."""
+        """Look at the owned batches that may need something and dispatch one round; whether lines were dispatched."""
         if not self._feed.caught_up:
             return False
         runnable: list[BatchView] = []
-        mine = [view for view in self._view.open_batches() if self._ownership.owns(view.created.id)]
-        self._forget_others({view.created.id for view in mine})
-        for number, view in enumerate(mine, start=1):
+        for number, view in enumerate(self._to_look_at(), start=1):
             if number % BATCHES_PER_BREATH == 0:
                 await asyncio.sleep(0)
             if await self._look_at(view, group):
                 runnable.append(view)
+        self._runnable = [view.created.id for view in runnable]
         return await self._dispatch_round(runnable)
+
+    def _to_look_at(self) -> list[BatchView]:
+        """Owned open batches: thousands may be open, and few of them move, so only at times all of them."""
+        touched, now = self._view.take_touched(), time.monotonic()
+        if now - self._looked_at_all < LOOK_AT_ALL_S:
+            views = [self._view.open_batch(batch_id) for batch_id in dict.fromkeys([*self._runnable, *touched])]
+            return [view for view in views if view is not None and self._ownership.owns(view.created.id)]
+        self._looked_at_all = now
+        mine = [view for view in self._view.open_batches() if self._ownership.owns(view.created.id)]
+        self._forget_others({view.created.id for view in mine})
+        return mine
 
     async def _look_at(self, view: BatchView, group: asyncio.TaskGroup) -> bool:
         """Do what the batch needs now, short of dispatching; whether it has lines that could be dispatched."""
         batch_id, now_s = view.created.id, int(time.time())
-        if self._idle.get(batch_id) is view and now_s < view.created.expires_at:
-            return False
         match self._step(view, now_s):
             case Validate():
                 self._start_validation(view, group)
@@ -126,8 +139,7 @@ class Dispatcher:
             case Dispatch():
                 return batch_id not in self._stuck
             case Wait():
-                if batch_id not in self._ended:  # or its end may have to be recorded again
-                    self._idle[batch_id] = view
+                pass
             case never:
                 assert_never(never)
         return False
@@ -143,7 +155,6 @@ class Dispatcher:
             del self._runs[batch_id]
         self._ended = {b: at for b, at in self._ended.items() if b in mine}
         self._stuck &= mine
-        self._idle = {b: view for b, view in self._idle.items() if b in mine}
 
     def _was_ended_lately(self, batch_id: str) -> bool:
         ended_at = self._ended.get(batch_id)
@@ -266,7 +277,12 @@ class Dispatcher:
         run = self._runs.get(view.created.id)
         if run is None:
             run = self._runs[view.created.id] = BatchRun(
-                view, store=self._store, topics=self._topics, publisher=self._publisher, telemetry=self._telemetry
+                view,
+                store=self._store,
+                topics=self._topics,
+                publisher=self._publisher,
+                telemetry=self._telemetry,
+                turns=self._turns,
             )
         return run
 

@@ -57,6 +57,7 @@ class ReadModel:
         self._topics = topics
         self._db = _open(path)
         self._open: dict[str, BatchView | None] = {}
+        self._touched: dict[str, None] = {}
         self.backlog, self.keyring = Backlog(), Keyring()
         identity = f"{log_id}/{topics.batches.name}/{SCHEMA_VERSION}"
         if self._meta("log") != identity:
@@ -110,6 +111,15 @@ class ReadModel:
     def open_batches(self) -> list[BatchView]:
         """Batches that are not terminal."""
         return [view for view in self._open.values() if view is not None]
+
+    def open_batch(self, batch_id: str) -> BatchView | None:
+        """A batch that is not terminal, by id."""
+        return self._open.get(batch_id)
+
+    def take_touched(self) -> list[str]:
+        """Ids of the batches that changed since the last call, in the order of their first change."""
+        touched, self._touched = self._touched, {}
+        return list(touched)
 
     def list_batches(self, *, tenant: str, after: str | None, limit: int) -> list[BatchView]:
         """Batches, newest first, those after the cursor; at most `limit`."""
@@ -194,6 +204,7 @@ class ReadModel:
             row = (batch_id, facet.created_at, facet.tenant, int(view.is_terminal))
             self._db.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)", row)
         self.backlog.note(view)
+        self._touched[batch_id] = None
         if view.is_terminal:
             self._open.pop(batch_id, None)
             self._db.execute("UPDATE batches SET terminal = 1 WHERE id = ?", (batch_id,))

@@ -6,6 +6,7 @@ of its seed. `--without RULE` removes one rule of the design, and then seeds mus
 
 import argparse
 import gc
+import hashlib
 import json
 import logging
 import os
@@ -29,9 +30,8 @@ from tests.simulation.world import World  # noqa: E402
 SHOWN_MAX = 5
 
 
-def run_seed(seed: int) -> str | None:
+def run_seed(world: World) -> str | None:
     """Why the seed's run broke, or None."""
-    world = World(seed)
     try:
         run_virtually(world.run)
     except (Broken, Deadlock) as error:
@@ -39,6 +39,12 @@ def run_seed(seed: int) -> str | None:
     except Exception:
         return traceback.format_exc()
     return None
+
+
+def digest(world: World) -> str:
+    """Of everything that is in the log at the end."""
+    logs = ((tp, [(r.key, r.value, r.headers) for r in records]) for tp, records in sorted(world.log.records.items()))
+    return hashlib.sha256(repr(list(logs)).encode()).hexdigest()
 
 
 def is_violation(reason: str) -> bool:
@@ -52,6 +58,7 @@ def main() -> int:
     parser.add_argument("seeds", help="FIRST or FIRST:LAST")
     parser.add_argument("--without", choices=sorted(RULES), help="remove this rule")
     parser.add_argument("--stop-after", type=int, default=0, help="stop after so many violated invariants")
+    parser.add_argument("--digest", action="store_true", help="show a digest of each seed's log")
     parser.add_argument("--verbose", action="store_true", help="show the log of every process")
     arguments = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":  # sets of strings must have one order
@@ -75,7 +82,11 @@ def main() -> int:
     began, broken, num_violations, num_run = time.perf_counter(), [], 0, 0
     for seed in seeds:
         num_run += 1
-        if reason := run_seed(seed):
+        world = World(seed)
+        reason = run_seed(world)
+        if arguments.digest:
+            print(seed, digest(world))
+        if reason:
             broken.append(seed)
             num_violations += is_violation(reason)
             if len(broken) <= SHOWN_MAX:

@@ -51,10 +51,11 @@ class VirtualLoop(base_events.BaseEventLoop):
 
 
 def run_virtually(main: Callable[[], Any]) -> Any:
-    """Run a coroutine on a loop of its own; `time.time` and `time.monotonic` are the loop's meanwhile."""
+    """Run a coroutine on a loop of its own; the clocks of `time` are the loop's meanwhile."""
     loop = VirtualLoop()
-    real = time.time, time.monotonic
+    real = time.time, time.time_ns, time.monotonic
     time.time = lambda: EPOCH_S + loop.now_s + loop.skew_s
+    time.time_ns = lambda: int((EPOCH_S + loop.now_s + loop.skew_s) * 1e9)
     time.monotonic = lambda: loop.now_s
     asyncio.set_event_loop(loop)
     try:
@@ -65,6 +66,6 @@ def run_virtually(main: Callable[[], Any]) -> Any:
             task.cancel()
         if left:
             loop.run_until_complete(asyncio.wait(left, timeout=60))
-        time.time, time.monotonic = real
+        time.time, time.time_ns, time.monotonic = real
         asyncio.set_event_loop(None)
         loop.close()

@@ -5,7 +5,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.errors import CommitFailedError, RequestTimedOutError
+from aiokafka.errors import CommitFailedError, IllegalStateError, RequestTimedOutError
 from aiokafka.structs import OffsetAndMetadata
 
 from tests.simulation.log import Log, Record
@@ -127,6 +127,8 @@ class GroupConsumer:
         return set(self._positions)
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
+        if tp not in self._positions:
+            raise IllegalStateError(f"no current assignment for partition {tp}")
         self._positions[tp] = offset
 
     async def beginning_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:

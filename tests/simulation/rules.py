@@ -20,6 +20,7 @@ def fast_polls() -> None:
     worker.PROBE_INTERVAL_S = 1_000.0
     dispatcher.TICK_S = 2.0
     dispatcher.END_REPEAT_S = 30.0
+    dispatcher.LOOK_AT_ALL_S = 5.0
 
 
 def _commit_early() -> None:

@@ -31,6 +31,16 @@ class Follow:
 
     def open_batches(self) -> list[BatchView]:
         """As ReadModel."""
+        return [view for view in self.views.values() if not view.is_terminal]
+
+    def open_batch(self, batch_id: str) -> BatchView | None:
+        """As ReadModel."""
+        view = self.views.get(batch_id)
+        return view if view is not None and not view.is_terminal else None
+
+    def take_touched(self) -> list[str]:
+        """As ReadModel; the log is read before every look."""
+        touched: dict[str, None] = {}
         for record in self.world.log.read(BATCHES, self.position, 10_000):
             self.position = record.offset + 1
             batch_id, _, name = (record.key or b"").decode().partition("/")
@@ -42,14 +52,15 @@ class Follow:
             for early_name, early in self.early.pop(batch_id, []):
                 view = apply_facet(view, early_name, early) or view
             self.views[batch_id] = view
-        return [view for view in self.views.values() if not view.is_terminal]
+            touched[batch_id] = None
+        return list(touched)
 
     def models_alive(self, *_: Any) -> set[str]:
         """As ReadModel."""
         return {MODEL}
 
     async def wait_for(self, _written: Any) -> None:
-        """As ViewFeed: the log is read before every look."""
+        """As ViewFeed."""
         await self.process.operate(lambda: None)
 
 

@@ -40,6 +40,14 @@ def test_no_seed_breaks_an_invariant() -> None:
     assert sum(figures["seeds"] for figures, _ in results) == share * PROCESSES
 
 
+def test_a_run_is_a_function_of_its_seed() -> None:
+    _, many = simulate("0:120", "--digest")
+    _, some = simulate("60:120", "--digest")
+
+    assert len(some.splitlines()) == 60
+    assert set(some.splitlines()) <= set(many.splitlines())
+
+
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_without_this_rule_some_seed_breaks(rule: str) -> None:
     figures, _ = simulate(f"0:{TWIN_SEEDS}", "--without", rule, "--stop-after", "1")

@@ -180,6 +180,43 @@ async def test_gap_at_the_start_of_an_epoch_is_read_again_and_then_believed(
     assert consumer.seeks == [0]
 
 
+async def test_gap_that_was_none_is_looked_for_again_in_the_next_epoch(
+    log: AssignedLog, consumer: FakeConsumer
+) -> None:
+    """Records passed over at one assignment say nothing about the next, which begins at the same offset."""
+    consumer.queue = [[3], [0, 1, 2, 3]]
+    assert await poll(log) == []
+    assert await poll(log) == [0, 1, 2, 3]
+    await log.on_partitions_revoked([TP])
+    await log.on_partitions_assigned([])
+    await log.on_partitions_revoked([])
+    await log.on_partitions_assigned([TP])
+    consumer.queue = [[5], [0, 1, 2, 3, 4, 5]]
+
+    assert await poll(log) == []
+    assert await poll(log) == [0, 1, 2, 3, 4, 5]
+    assert consumer.seeks == [0, 0]
+
+
+async def test_gap_in_a_partition_that_went_meanwhile_is_left_to_its_owner(
+    log: AssignedLog, consumer: FakeConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer.queue = [[0]]
+    await poll(log)
+    await log.on_partitions_revoked([TP])
+    committed = consumer.committed
+
+    async def went_meanwhile(group: str, partitions: Any) -> dict[TopicPartition, OffsetAndMetadata]:
+        consumer.partitions = set()
+        return await committed(group, partitions)
+
+    monkeypatch.setattr(consumer, "committed", went_meanwhile)
+    consumer.queue = [[5]]
+
+    assert await poll(log) == []
+    assert consumer.seeks == []
+
+
 async def test_long_span_behind_a_slow_record_is_not_extended(log: AssignedLog, consumer: FakeConsumer) -> None:
     consumer.queue = [list(range(SPAN_MAX + 2)), [SPAN_MAX + 2]]
     await poll(log)
