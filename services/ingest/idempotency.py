@@ -30,23 +30,26 @@ class Idempotency:
 
     async def find(self, tenant: str, key: str, now_s: int) -> Note | None:
         """The note that holds, or None when the key is free."""
-        used = await self._store.keys(_prefix(tenant, key))
-        note = await read_json(self._store, used[-1], Note) if used else None
-        return note if note is not None and _holds(note, now_s) else None
+        return await self._holding(await self._store.keys(_prefix(tenant, key)), now_s)
 
     async def claim(self, tenant: str, key: str, wanted: Note, now_s: int) -> Note:
         """Write the note, unless the key was used in the last 24 h; returns the one that holds."""
         prefix = _prefix(tenant, key)
         while True:
-            if (held := await self.find(tenant, key, now_s)) is not None:
-                return held
+            # One look for both: a note that another instance writes meanwhile has the number that is tried here.
             used = await self._store.keys(prefix)
+            if (held := await self._holding(used, now_s)) is not None:
+                return held
             number = int(used[-1].rpartition("/")[2]) + 1 if used else 0
             try:
                 await self._store.create(f"{prefix}{number:010d}", encode(wanted))
             except ObjectExists:
                 continue  # another call with this key was faster: it is the first one
             return wanted
+
+    async def _holding(self, used: list[str], now_s: int) -> Note | None:
+        note = await read_json(self._store, used[-1], Note) if used else None
+        return note if note is not None and _holds(note, now_s) else None
 
     async def sweep(self, now_s: int) -> int:
         """Remove notes that hold no longer; how many these were."""

@@ -97,8 +97,7 @@ class Uploads:
         ended = upload.ended
         if ended is None:
             _demand_pending(upload)
-            file = await self._checked_file(upload.announced, part_ids, md5)
-            ended = await self._end(upload, Ended(status="completed", part_ids=tuple(part_ids), file=file))
+            ended = await self._complete(upload, part_ids, md5)
         if ended.status != "completed" or ended.part_ids != tuple(part_ids) or ended.file is None:
             raise UploadRefused(f"The Upload is already {ended.status}.")
         parts = [part_key(upload.announced.id, part_id) for part_id in part_ids]
@@ -133,6 +132,16 @@ class Uploads:
                 await self._store.delete(upload_key(upload_id, name))
             num_removed += 1
         return num_removed
+
+    async def _complete(self, upload: Upload, part_ids: Sequence[str], md5: str | None) -> Ended:
+        try:
+            file = await self._checked_file(upload.announced, part_ids, md5)
+        except (UploadRefused, ObjectNotFound):  # another call may have ended it meanwhile, and removed the parts
+            ended = await read_json(self._store, upload_key(upload.announced.id, ENDED), Ended)
+            if ended is None:
+                raise
+            return ended
+        return await self._end(upload, Ended(status="completed", part_ids=tuple(part_ids), file=file))
 
     async def _end(self, upload: Upload, wanted: Ended) -> Ended:
         """Decide how it ends; the first decision wins."""

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from services.ingest.idempotency import KEPT_S, Idempotency, Note
 from shared.messages import BatchCreated
 from tests.fakes import MemoryObjectStore
@@ -31,6 +33,24 @@ async def test_of_many_at_once_one_wins() -> None:
     held = await asyncio.gather(*(keys.claim("t", "k", note(str(n)), 100) for n in range(20)))
 
     assert len({each.created.id for each in held}) == 1
+
+
+async def test_note_that_another_instance_writes_while_one_looks_is_the_one_that_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = MemoryObjectStore()
+    slow, quick, look = Idempotency(store), Idempotency(store), store.keys
+
+    async def overtaken(prefix: str) -> list[str]:
+        found = await look(prefix)
+        monkeypatch.setattr(store, "keys", look)
+        await quick.claim("t", "k", note("quick"), 100)
+        return found
+
+    monkeypatch.setattr(store, "keys", overtaken)
+
+    assert (await slow.claim("t", "k", note("slow"), 100)).created.id == "quick"
+    assert len(store.objects) == 1
 
 
 async def test_old_notes_are_swept() -> None:

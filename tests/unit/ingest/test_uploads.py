@@ -141,3 +141,18 @@ async def test_other_tenants_see_nothing() -> None:
 
     assert await desk.uploads.find("other", ID) is None
     assert await desk.uploads.find("t", "upload_2") is None
+
+
+async def test_call_that_is_overtaken_by_an_equal_one_gets_the_same_file() -> None:
+    desk = Desk()
+    await desk.start()
+    await desk.part("a", b"abcdef")
+    overtaken = await desk.found()
+
+    first = await desk.uploads.complete(await desk.found(), ["a"], None)
+    second = await desk.uploads.complete(overtaken, ["a"], hashlib.md5(b"abcdef").hexdigest())
+
+    assert first.ended is not None
+    assert second.ended == first.ended
+    with pytest.raises(UploadRefused, match="already completed"):
+        await desk.uploads.complete(overtaken, ["other"], None)
