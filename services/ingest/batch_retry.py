@@ -38,6 +38,11 @@ class BatchRetry:
         self._store = store
         self._keeper = keeper
 
+    @staticmethod
+    def file_id(batch_id: str, key: str | None) -> str:
+        """The id of the input file of a retry; the same `key` names the same file."""
+        return identifiers.file_id(f"{batch_id}/retry/{key}".encode() if key else secrets.token_bytes(16))
+
     async def input_file(self, view: BatchView, key: str | None) -> StoredFile:
         """A new file with the lines that failed, expired or were cancelled, byte for byte and in their order.
 
@@ -48,8 +53,7 @@ class BatchRetry:
             raise NothingToRetry(f"The batch '{batch_id}' was refused as a whole: correct its input file.")
         if view.closed.error_file_id is None:
             raise NothingToRetry(f"The batch '{batch_id}' has no failed, expired or cancelled lines.")
-        entropy = f"{batch_id}/retry/{key}".encode() if key else secrets.token_bytes(16)
-        file_id = identifiers.file_id(entropy)
+        file_id = self.file_id(batch_id, key)
         try:
             wanted = await self._failed_ids(view.closed.error_file_id)
             with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as content:

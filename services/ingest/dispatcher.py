@@ -92,7 +92,7 @@ class Dispatcher:
                 task.cancel()
         # With the last cursor in the log a restart repeats nothing.
         try:
-            await _all_of([run.tell_cursor() for run in self._runs.values() if run.is_cursor_due(0.0)])
+            await _all_of([run.tell_cursor() for run in self._mine() if run.is_cursor_due(0.0)])
         except HeadraceError as error:
             log.warning("last cursors not written, a restart repeats some lines", reason=str(error))
 
@@ -249,9 +249,13 @@ class Dispatcher:
         limits = Limits(s.outstanding_lines_per_batch, s.outstanding_lines_per_tenant, s.dispatch_chunk_lines)
         round_of_shares = shares(candidates, limits, tenant_outstanding)
         await _all_of([self._dispatch(by_id[share.batch_id], share.num_lines) for share in round_of_shares])
-        due = [run for run in self._runs.values() if run.is_cursor_due(s.cursor_interval_s)]
+        due = [run for run in self._mine() if run.is_cursor_due(s.cursor_interval_s)]
         await _all_of([run.tell_cursor() for run in due])
         return bool(round_of_shares)
+
+    def _mine(self) -> list[BatchRun]:
+        """Runs whose batches are still ours: the cursor of another one's batch is not ours to tell."""
+        return [run for batch_id, run in self._runs.items() if self._ownership.owns(batch_id)]
 
     def _candidate(self, view: BatchView) -> Runnable:
         created, run = view.created, self._runs.get(view.created.id)

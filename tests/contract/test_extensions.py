@@ -205,3 +205,18 @@ def test_range_of_a_file(http: httpx2.Client) -> None:
     assert (beyond.status_code, beyond.headers["content-range"]) == (416, "bytes */1280000")
     assert beyond.json()["error"]["type"] == "invalid_request_error"
     assert http.get(path, headers={"range": "bytes=0-1", "if-range": '"other"'}).status_code == 200
+
+
+def test_repeated_retry_is_answered_although_its_files_are_gone(http: httpx2.Client, client: OpenAI) -> None:
+    bad = chat_line("bad", "echo", "x")
+    bad["body"]["messages"] = [{}]
+    batch = wait_for_end(client, submit(client, [bad]).id)
+    headers = {"Idempotency-Key": secrets.token_hex()}
+    first = http.post(f"/batches/{batch.id}/retry", headers=headers).json()
+    wait_for_end(client, first["id"])
+    for file_id in (batch.input_file_id, batch.error_file_id, first["input_file_id"]):
+        assert http.delete(f"/files/{file_id}").status_code == 200
+
+    again = http.post(f"/batches/{batch.id}/retry", headers=headers)
+
+    assert (again.status_code, again.json().get("id")) == (200, first["id"])

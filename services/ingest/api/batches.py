@@ -125,17 +125,21 @@ class BatchesApi:
         if not view.is_terminal:
             raise ApiError(409, f"Cannot retry a batch with status '{view.status}': it has not ended.")
         key = check_idempotency_key(request.headers.get("idempotency-key"), "Idempotency-Key")
-        if not await self._is_known(tenant, key):
-            self._quota.check_open_batches(tenant)
-        try:
-            file = await self._retry.input_file(view, key)
-        except NothingToRetry as reason:
-            raise ApiError(400, str(reason), param="batch_id") from None
         old = view.created
+        if await self._is_known(tenant, key):  # what it was made of may be gone by now
+            file_id = self._retry.file_id(old.id, key)
+            file = await self._lookup.file(tenant, file_id)
+        else:
+            self._quota.check_open_batches(tenant)
+            try:
+                file = await self._retry.input_file(view, key)
+            except NothingToRetry as reason:
+                raise ApiError(400, str(reason), param="batch_id") from None
+            file_id = file.id
         order = BatchOrder(
             tenant=tenant,
             endpoint=old.endpoint,
-            input_file_id=file.id,
+            input_file_id=file_id,
             completion_window=old.completion_window,
             window_s=old.expires_at - old.created_at,
             metadata=old.metadata,

@@ -73,6 +73,13 @@ def test_in_memory_log_gets_an_identity_and_little_is_under_way() -> None:
     assert int(found["ingest-0"].env["HEADRACE_INGEST__OUTSTANDING_LINES_PER_BATCH"]) < 1000
 
 
+def test_only_the_log_in_memory_is_asked_for_less_at_a_time() -> None:
+    name = "HEADRACE_KAFKA__FETCH_MAX_WAIT_MS"
+
+    assert specs(log_id="memory-1")["collector-0"].env[name] == "50"
+    assert name not in specs()["collector-0"].env
+
+
 def test_remote_engine_gets_its_url() -> None:
     found = specs(engine=Engine("openai", "http://h:1/v1"))
 

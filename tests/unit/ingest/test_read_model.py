@@ -164,3 +164,16 @@ def test_unreadable_file_is_made_anew(path: Path) -> None:
 
     assert view.position(TOPICS.batches.name, 0) is None
     view.close()
+
+
+def test_touched_batches_are_handed_out_once_in_the_order_of_their_change(path: Path) -> None:
+    log = Log()
+    view = ReadModel(path, TOPICS, "cluster-1")
+    view.apply([log.facet(f"batch_000{n}", "created", created(n)) for n in (2, 1)])
+    view.apply([log.facet("batch_0002", "closed", closed())])
+
+    assert view.take_touched() == ["batch_0002", "batch_0001"]
+    assert view.take_touched() == []
+    assert view.open_batch("batch_0002") is None
+    assert (found := view.open_batch("batch_0001")) is not None
+    assert found.created.id == "batch_0001"
