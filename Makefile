@@ -111,8 +111,8 @@ $(UV_BIN): | $(C)/uv.txt
 	$(UV) venv --allow-existing -p $(PYTHON) .venv
 	touch $@
 
-# Every file is complete and hashed, so nothing is resolved at installation.
-INSTALL = $(UV) pip install --no-deps --require-hashes
+# Every file is complete and hashed, so nothing is resolved at installation; bytecode is written once, for all processes.
+INSTALL = $(UV) pip install --no-deps --require-hashes --compile-bytecode
 EDITABLE = $(UV) pip install --no-deps --build-constraints $(C)/build.txt -e .
 
 $(SERVICES): .venv/bin/python $(C)/services.txt $(C)/build.txt pyproject.toml
