@@ -1,9 +1,10 @@
 """How is a log filled from the object store? SHELL: opens both sides for `services.collector.recovery`."""
 
 from services.collector.recovery import Recovered, Recovery
-from shared.kafka import Publisher, make_producer, start_client, stop_client
+from shared.kafka import make_producer, start_client, stop_client
 from shared.log_reader import LogReader
 from shared.open_store import open_store
+from shared.publisher import Publisher
 from shared.settings import KafkaSettings, StoreSettings
 from shared.topic_setup import prepare_topics
 from shared.topics import Topics

@@ -14,11 +14,12 @@ import msgspec
 
 from shared.api_keys import SCOPES, digest_of, masked, new_secret
 from shared.errors import SetupError
-from shared.kafka import Publisher, make_producer, start_client, stop_client
+from shared.kafka import make_producer, start_client, stop_client
 from shared.key_store import publish_key, read_keys, write_key
 from shared.messages import ApiKey
 from shared.object_store import ObjectStore
 from shared.open_store import open_store
+from shared.publisher import Publisher
 from shared.settings import ServiceSettings, load_settings
 from shared.topics import Topics
 

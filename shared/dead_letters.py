@@ -1,7 +1,7 @@
 """What does a dead letter carry? The original bytes and headers, and where the record was and why it was parked."""
 
-from shared.kafka import OutgoingRecord
 from shared.log_reader import Record
+from shared.publisher import OutgoingRecord
 from shared.topics import RECORD_BYTES_MAX, Topics
 
 # Room for the original headers and ours; what is longer is cut, and says so.

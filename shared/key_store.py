@@ -6,9 +6,9 @@
 import contextlib
 
 from shared.errors import ObjectExists
-from shared.kafka import OutgoingRecord, Publisher
 from shared.messages import ApiKey, encode
 from shared.object_store import ObjectStore, api_key_key, read_json
+from shared.publisher import OutgoingRecord, Publisher
 from shared.topics import Topics
 
 KEYS_PREFIX = "api-keys/"

@@ -15,11 +15,12 @@ from services.collector.segment_chain import SegmentChain
 from services.collector.settings import CollectorSettings
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health
-from shared.kafka import Publisher, make_producer, start_client, stop_client
+from shared.kafka import make_producer, start_client, stop_client
 from shared.lifecycle import Deadline, Stop, run_service, stop_on_signals
 from shared.log_reader import LogReader
 from shared.object_store import ObjectStore
 from shared.open_store import open_store
+from shared.publisher import Publisher
 from shared.settings import load_settings
 from shared.telemetry import Telemetry, set_up_logging
 from shared.topic_setup import prepare_topics

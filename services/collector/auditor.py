@@ -13,11 +13,11 @@ from services.collector.open_batches import OpenBatch, OpenBatches
 from shared.errors import ObjectStoreError
 from shared.group_offsets import GroupOffsets
 from shared.jsonl import Line, LineReader
-from shared.kafka import OutgoingRecord, Publisher
 from shared.log_reader import LogReader
 from shared.messages import BatchCreated, BatchDispatched, ShardRedriven, encode
 from shared.object_store import ObjectStore, file_key, final_key
 from shared.openai_batch import decode_request_line, model_of_line, unanswered_line
+from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import CompletionHeaders, RequestHeaders, completion_headers, request_headers
 from shared.telemetry import Telemetry
 from shared.topics import RECORD_BYTES_MAX, Topic, Topics, completion_key, facet_key, num_shards, partition_of

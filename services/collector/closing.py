@@ -10,8 +10,8 @@ from services.collector.garbage import NEVER_CREATED
 from services.collector.ledger import Shard
 from services.collector.result_files import LineIndex
 from shared.errors import ObjectStoreError, UnavailableError
-from shared.kafka import OutgoingRecord, Publisher
 from shared.messages import BatchClosed, encode
+from shared.publisher import OutgoingRecord, Publisher
 from shared.topics import Topics, facet_key, partition_of
 
 log = structlog.get_logger(__name__)

@@ -23,10 +23,11 @@ from services.collector.settings import CollectorBlock
 from shared.dead_letters import dead_letter
 from shared.error_codes import add_codes
 from shared.errors import ObjectStoreError, SetupError, UnavailableError
-from shared.kafka import KAFKA_ERRORS, OutgoingRecord, Publisher
+from shared.kafka import KAFKA_ERRORS
 from shared.lifecycle import Stop
 from shared.log_reader import LogReader, Record
 from shared.messages import ShardProgressed, UnreadableRecord, encode
+from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import CompletionHeaders, read_completion_headers
 from shared.segment import Entry, Segment, SegmentBuilder, flush_due
 from shared.telemetry import Telemetry, context_from, line_attributes, messaging_attributes

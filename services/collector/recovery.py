@@ -19,7 +19,6 @@ from services.collector.ledger import Dropped, Ledger, Shard
 from services.collector.segment_chain import ChainedSegment, SegmentChain
 from shared.error_codes import error_code_of_line
 from shared.errors import ObjectExists
-from shared.kafka import OutgoingRecord, Publisher
 from shared.key_store import publish_key, read_keys
 from shared.log_reader import LogReader
 from shared.messages import (
@@ -43,6 +42,7 @@ from shared.object_store import (
     read_json,
     validated_key,
 )
+from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import completion_headers
 from shared.topics import SHARD_LINES, Topic, Topics, completion_key, facet_key, partition_of
 from shared.usage import usage_of_line

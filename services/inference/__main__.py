@@ -20,9 +20,10 @@ from services.inference.worker import Worker
 from shared.errors import SetupError
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health
-from shared.kafka import Publisher, make_producer, start_client, stop_client
+from shared.kafka import make_producer, start_client, stop_client
 from shared.lifecycle import Stop, StopReason, run_service, stop_on_signals
 from shared.log_reader import LogReader
+from shared.publisher import Publisher
 from shared.settings import load_settings
 from shared.telemetry import Telemetry, set_up_logging
 from shared.topic_setup import prepare_topics

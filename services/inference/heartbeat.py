@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from shared.kafka import OutgoingRecord
 from shared.messages import WorkerHeartbeat, encode
+from shared.publisher import OutgoingRecord
 from shared.topics import Topics
 
 

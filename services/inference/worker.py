@@ -22,11 +22,11 @@ from services.inference.micro_batch import order_by_prefix, records_to_fetch
 from services.inference.partition_note import group_size
 from shared import identifiers
 from shared.dead_letters import dead_letter
-from shared.kafka import OutgoingRecord, Publisher
 from shared.lifecycle import Deadline, Stop, StopReason
 from shared.log_reader import LogReader, Record
 from shared.messages import CancelHint, UnreadableRecord
 from shared.openai_batch import decode_request_line
+from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, completion_headers, read_request_headers
 from shared.telemetry import Telemetry, context_from, line_attributes, messaging_attributes, traceparent_of
 from shared.topics import Topics, completion_key, partition_of, shard_of_line

@@ -42,12 +42,13 @@ from services.ingest.settings import IngestSettings
 from services.ingest.uploads import Uploads
 from services.ingest.view_feed import ViewFeed, state_partitions
 from shared.health import serve_health, start_server
-from shared.kafka import Publisher, make_producer, start_client, stop_client
+from shared.kafka import make_producer, start_client, stop_client
 from shared.lifecycle import Stop, run_service, stop_on_signals
 from shared.log_ends import LogEnds
 from shared.log_reader import LogReader
 from shared.object_store import ObjectStore
 from shared.open_store import open_store
+from shared.publisher import Publisher
 from shared.settings import load_settings
 from shared.telemetry import Telemetry, set_up_logging
 from shared.topic_setup import prepare_topics

@@ -14,10 +14,10 @@ from services.ingest.line_source import read_lines
 from shared.batch_state import BatchView
 from shared.errors import ObjectExists, ObjectNotFound
 from shared.jsonl import Line
-from shared.kafka import OutgoingRecord, Publisher
 from shared.messages import BatchCreated, BatchDispatched, LineProblem, encode
 from shared.object_store import ObjectStore, validated_key
 from shared.openai_batch import decode_request_line, model_of_line
+from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, request_headers
 from shared.telemetry import Telemetry, line_attributes, links_to, messaging_attributes, traceparent_of
 from shared.topics import Topic, Topics, facet_key, partition_of

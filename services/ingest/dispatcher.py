@@ -21,10 +21,10 @@ from services.ingest.settings import IngestBlock
 from services.ingest.view_feed import ViewFeed
 from shared.batch_state import BatchView
 from shared.errors import HeadraceError, ObjectStoreError
-from shared.kafka import OutgoingRecord, Publisher
 from shared.lifecycle import Stop
 from shared.messages import BatchCreated, BatchDispatched, CancelHint, LineProblem, encode
 from shared.object_store import ObjectStore
+from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import CompletionHeaders, completion_headers
 from shared.telemetry import Telemetry, context_from
 from shared.topics import Topics, completion_key, num_shards, partition_of

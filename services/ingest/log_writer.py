@@ -1,8 +1,8 @@
 """How does the API write to the log and read its own write? SHELL."""
 
 from services.ingest.view_feed import ViewFeed
-from shared.kafka import OutgoingRecord, Publisher
 from shared.messages import Facet, StoredFile, encode
+from shared.publisher import OutgoingRecord, Publisher
 from shared.topics import Topics, facet_key, partition_of
 
 

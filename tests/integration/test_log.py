@@ -8,8 +8,9 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from shared.errors import SetupError, UnavailableError
-from shared.kafka import OutgoingRecord, Publisher, make_producer, start_client, stop_client
+from shared.kafka import make_producer, start_client, stop_client
 from shared.log_reader import LogReader, LogTruncated, Record
+from shared.publisher import OutgoingRecord, Publisher
 from shared.settings import KafkaSettings
 from shared.topic_setup import prepare_topics
 from shared.topics import Topics
@@ -103,6 +104,24 @@ async def test_reader_returns_records_in_order_and_resumes(settings: KafkaSettin
     await reader.close()
 
 
+async def test_batches_of_ours_hold_large_records_too_and_their_offsets_are_right(
+    settings: KafkaSettings, publisher: Publisher
+) -> None:
+    topic = f"{settings.topic_prefix}large"
+    await create(settings, topic, 2, **{"max.message.bytes": str(8 * 1024 * 1024)})
+    sizes = [10, 3_000_000, 300_000, 1] * 10
+    records = [OutgoingRecord(topic, b"%d " % n + b"x" * size, n % 2) for n, size in enumerate(sizes)]
+
+    written = await publisher.send_all(records)
+
+    reader, found = LogReader(settings), dict[tuple[int, int], bytes | None]()
+    await reader.open({TopicPartition(topic, 0): 0, TopicPartition(topic, 1): 0})
+    while len(found) < len(records):
+        found |= {(r.partition, r.offset): r.value for r in await reader.poll(timeout_ms=500, max_records=20)}
+    assert [found[m.partition, m.offset] for m in written] == [r.value for r in records]
+    await reader.close()
+
+
 async def test_reader_refuses_an_offset_that_is_not_in_the_log(settings: KafkaSettings) -> None:
     topic = f"{settings.topic_prefix}short"
     await create(settings, topic, 1)
@@ -118,7 +137,7 @@ async def test_reader_refuses_an_offset_that_is_not_in_the_log(settings: KafkaSe
 async def test_send_to_a_topic_that_is_missing_is_given_up(
     real_kafka: Server, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.kafka.RESEND_BACKOFF_S", (0.1,))
+    monkeypatch.setattr("shared.publisher.RESEND_BACKOFF_S", (0.1,))
     impatient = KafkaSettings(bootstrap=real_kafka.address, request_timeout_s=1, rebalance_timeout_s=0.1)
     monkeypatch.setattr("shared.kafka.REQUEST_OVER_REBALANCE_S", 0.1)
     producer = make_producer(impatient)

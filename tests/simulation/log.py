@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from tests.simulation.group_consumer import GroupConsumer
 
 
+# Key, value, headers.
+BatchRecord = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A record of the simulated log, as the client shows it."""
@@ -63,6 +67,11 @@ class Log:
         self.wake(topic)
         return RecordMetadata(topic, partition, tp, len(log) - 1, 0, 0, 0)
 
+    def append_all(self, topic: str, partition: int, records: Sequence[BatchRecord]) -> RecordMetadata:
+        """Append the records of a batch; metadata of the first."""
+        written = [self.append(topic, partition, *record) for record in records]
+        return written[0]
+
     def wake(self, topic: str) -> None:
         """Let everybody who waits for a topic look again."""
         for waiter in self._waiters.pop(topic, ()):
@@ -94,6 +103,27 @@ def _finish(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
+class Batch:
+    """The client's batch, which is never full."""
+
+    def __init__(self) -> None:
+        self.records: list[BatchRecord] = []
+
+    def append(
+        self,
+        *,
+        timestamp: None,  # noqa: ARG002 - the client's signature
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]],
+    ) -> object:
+        self.records.append((key, value, headers))
+        return self
+
+    def close(self) -> None:
+        """Nothing is added after this anyway."""
+
+
 class Producer:
     """The client's producer: one future per record."""
 
@@ -110,6 +140,19 @@ class Producer:
         headers: Sequence[tuple[str, bytes]],
     ) -> Awaitable[RecordMetadata]:
         return asyncio.ensure_future(self._send(topic, partition or 0, key, value, headers))
+
+    def create_batch(self) -> "Batch":
+        return Batch()
+
+    async def send_batch(self, batch: "Batch", topic: str, *, partition: int) -> Awaitable[RecordMetadata]:
+        return asyncio.ensure_future(self._send_batch(batch, topic, partition))
+
+    async def _send_batch(self, batch: "Batch", topic: str, partition: int) -> RecordMetadata:
+        """All records of a batch or none, as the broker does it; metadata of the first."""
+        return await self._process.operate(
+            lambda: self._log.append_all(topic, partition, batch.records),
+            on_lost=RequestTimedOutError(),
+        )
 
     async def _send(
         self,

@@ -8,7 +8,7 @@ import msgspec
 from services.collector import audit, auditor, closing, collector, ledger
 from services.inference import offset_tracker, partition_note, worker
 from services.ingest import dispatcher
-from shared import kafka
+from shared import publisher
 from tests.simulation import object_store
 
 
@@ -69,7 +69,7 @@ def _no_resend() -> None:
         await self._try(records, list(range(len(records))), results)
         return [result for result in results if result is not None]
 
-    kafka.Publisher.send_all = once  # type: ignore[method-assign]
+    publisher.Publisher.send_all = once  # type: ignore[method-assign]
 
 
 def _no_isolation() -> None:

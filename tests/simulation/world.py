@@ -29,10 +29,10 @@ from services.ingest.dispatcher import Dispatcher
 from services.ingest.input_file import InputFile, LineRules
 from services.ingest.settings import IngestBlock
 from shared.errors import HeadraceError
-from shared.kafka import Publisher
 from shared.lifecycle import Stop
 from shared.messages import BatchCancelRequested, BatchCreated, Facet, StoredFile, encode
 from shared.object_store import cancel_key, file_key, manifest_key
+from shared.publisher import Publisher
 from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry
 from shared.topics import facet_key

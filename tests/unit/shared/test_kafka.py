@@ -13,9 +13,10 @@ from aiokafka.structs import RecordMetadata
 
 from services.inference import assigned_log
 from services.inference.settings import WorkerSettings
-from shared import kafka
+from shared import kafka, publisher
 from shared.errors import UnavailableError
-from shared.kafka import OutgoingRecord, Publisher, consumer_options, make_log_consumer, make_producer
+from shared.kafka import consumer_options, make_log_consumer, make_producer
+from shared.publisher import OutgoingRecord, Publisher
 from shared.settings import KafkaSettings
 from shared.topics import RECORD_BYTES_MAX, Topics
 
@@ -87,6 +88,22 @@ def test_static_ids_are_for_stable_slots_only() -> None:
     assert WorkerSettings().static_member is False
 
 
+class FullAfterTen:
+    """A batch of the client."""
+
+    def __init__(self) -> None:
+        self.values: list[bytes] = []
+
+    def append(self, *, value: bytes, **_: Any) -> object | None:
+        if len(self.values) == 10:
+            return None
+        self.values.append(value)
+        return self
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
 class FlakyProducer:
     """Fails as told, then stores."""
 
@@ -102,7 +119,16 @@ class FlakyProducer:
             future.set_exception(failure)
         else:
             self.stored.append(value)
-            future.set_result(RecordMetadata(topic, 0, None, len(self.stored), 0, 0, 0))
+            future.set_result(RecordMetadata(topic, 0, None, len(self.stored) - 1, 0, 0, 0))
+        return future
+
+    def create_batch(self) -> FullAfterTen:
+        return FullAfterTen()
+
+    async def send_batch(self, batch: FullAfterTen, topic: str, *, partition: int) -> asyncio.Future[RecordMetadata]:
+        future = await self.send(topic, value=batch.values[0], partition=partition)
+        if future.done() and future.exception() is None:
+            self.stored += batch.values[1:]
         return future
 
 
@@ -111,7 +137,7 @@ def records(count: int) -> list[OutgoingRecord]:
 
 
 async def test_failed_sends_are_sent_again_and_results_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka, "RESEND_BACKOFF_S", (0.0, 0.0))
+    monkeypatch.setattr(publisher, "RESEND_BACKOFF_S", (0.0, 0.0))
     producer = FlakyProducer([None, RequestTimedOutError(), None, KafkaConnectionError()])
 
     written = await Publisher(producer).send_all(records(4))
@@ -121,12 +147,33 @@ async def test_failed_sends_are_sent_again_and_results_keep_their_order(monkeypa
 
 
 async def test_send_that_is_never_answered_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka, "RESEND_BACKOFF_S", (0.0,))
-    monkeypatch.setattr(kafka, "SEND_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(publisher, "RESEND_BACKOFF_S", (0.0,))
+    monkeypatch.setattr(publisher, "SEND_TIMEOUT_S", 0.01)
 
     assert len(await Publisher(FlakyProducer([TimeoutError()])).send_all(records(2))) == 2
     with pytest.raises(UnavailableError, match="not acknowledged"):
         await Publisher(FlakyProducer([TimeoutError()] * 4)).send_all(records(2))
+
+
+async def test_many_records_of_a_partition_go_in_batches_and_keep_their_offsets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publisher, "RESEND_BACKOFF_S", (0.0,))
+    producer = FlakyProducer([None, RequestTimedOutError(), None])
+    many = [OutgoingRecord("t", b"%d" % n, partition=0) for n in range(25)]
+
+    written = await Publisher(producer).send_all(many)
+
+    assert [producer.stored[metadata.offset] for metadata in written] == [r.value for r in many]
+    assert len(producer.stored) == 25
+
+
+async def test_record_in_a_batch_that_is_too_large_is_refused_before_it_is_sent() -> None:
+    producer = FlakyProducer([])
+    many = [OutgoingRecord("t", b"x" * (RECORD_BYTES_MAX if n == 3 else 1), partition=0) for n in range(20)]
+
+    with pytest.raises(MessageSizeTooLargeError):
+        await Publisher(producer).send_all(many)
 
 
 async def test_record_that_is_too_large_is_not_sent_again() -> None:
