@@ -50,7 +50,17 @@ class _BodyModel(msgspec.Struct):
     body: _ModelOnly
 
 
+class _Prompt(msgspec.Struct):
+    instructions: msgspec.Raw = msgspec.Raw()
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+
+
 _line_decoder = msgspec.json.Decoder(RequestLine)
+_prompt_decoder = msgspec.json.Decoder(_Prompt)
+# So much of a prompt says which others it is like.
+PROMPT_BYTES = 4096
 _model_decoder = msgspec.json.Decoder(_BodyModel)
 
 
@@ -68,6 +78,15 @@ def _escape_character(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
     text = error.object[error.start : error.end]
     return json.dumps(text)[1:-1], error.end
+
+
+def prompt_of(body: bytes) -> bytes:
+    """The beginning of what the model reads, as it is written in the body; empty when there is none to be seen."""
+    try:
+        found = _prompt_decoder.decode(body)
+    except (msgspec.MsgspecError, RecursionError):
+        return b""
+    return b"".join((found.instructions, found.messages, found.prompt, found.input))[:PROMPT_BYTES]
 
 
 codecs.register_error("headrace.json", _escape_character)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import BinaryIO
 
-from services.inference.engine import EngineRequest, EngineResult
+from services.inference.engine import EngineLoad, EngineRequest, EngineResult
 from shared.errors import ObjectExists, ObjectNotFound
 
 
@@ -59,6 +59,7 @@ class ScriptedEngine:
         self._respond = respond
         self.requests: list[EngineRequest] = []
         self.cancelled: list[str] = []
+        self.shown: EngineLoad | None = None
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -73,6 +74,9 @@ class ScriptedEngine:
     async def cancel(self, request: EngineRequest) -> None:
         self.cancelled.append(request.request_id)
         self.gate.set()
+
+    def load(self) -> EngineLoad | None:
+        return self.shown
 
     def failure(self) -> str | None:
         return None

@@ -11,11 +11,14 @@ import time
 import structlog
 
 from services.inference.assigned_log import AssignedLog, make_group_consumer
-from services.inference.engine import WINDOW_PER_SLOT, Engine
+from services.inference.engine import Engine
 from services.inference.engine_room import EngineRoom
 from services.inference.heartbeat import WorkerIdentity
 from services.inference.kafka_thread import KafkaThread
+from services.inference.line_run import LineRunner
+from services.inference.micro_batch import MicroBatches, as_they_came, by_deadline_and_prefix
 from services.inference.settings import InferenceSettings, WorkerSettings
+from services.inference.window import LOOK_AHEAD_MAX, WindowLimits
 from services.inference.worker import Worker
 from shared.errors import SetupError
 from shared.group_offsets import GroupOffsets
@@ -91,18 +94,22 @@ class WorkerProcess:
                 telemetry.close()
 
     async def _serve(self, engine: Engine, telemetry: Telemetry) -> int:
-        room = EngineRoom(
+        worker = self._worker
+        runner = LineRunner(
             engine,
-            self._worker.model,
+            worker.model,
             telemetry,
-            self._worker.transient_tries,
+            worker.transient_tries,
             duplicate_errors=self._settings.contract.error_lines == "duplicated",
         )
+        order = by_deadline_and_prefix if worker.order_by_prefix else as_they_came
+        room = EngineRoom(engine, runner, WindowLimits.of(engine.num_slots, worker.window), MicroBatches(order))
         thread = KafkaThread(self._kafka_side(engine, room, telemetry))
         async with asyncio.TaskGroup() as group:
             watchers = [
                 group.create_task(self._watch_engine(engine, room)),
                 group.create_task(self._pass_stop_on()),
+                group.create_task(room.adapt()),
             ]
             await thread.ended.wait()
             for watcher in watchers:
@@ -136,17 +143,15 @@ class WorkerProcess:
         producer = make_producer(kafka)
         await start_client(producer, kafka)
         instance_id = worker.worker_id if worker.static_member else None
-        topic, window = (
-            self._topics.requests(worker.model).name,
-            worker.window or int(engine.num_slots * WINDOW_PER_SLOT),
-        )
+        topic = self._topics.requests(worker.model).name
+        limits = WindowLimits.of(engine.num_slots, worker.window)
         group_offsets, control = GroupOffsets(kafka), LogReader(kafka)
         assigned = AssignedLog(
             settings=kafka,
             topic=topic,
             new_consumer=lambda: make_group_consumer(kafka, topic, instance_id),
             group_offsets=group_offsets,
-            window=window,
+            num_held_max=limits.cap + max(limits.cap, LOOK_AHEAD_MAX),
         )
         try:
             await assigned.open()
@@ -159,7 +164,6 @@ class WorkerProcess:
                 control=control,
                 publisher=Publisher(producer),
                 room=room,
-                window=window,
                 telemetry=telemetry,
                 on_silence=leave_hung_process,
             )

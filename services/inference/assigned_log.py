@@ -57,13 +57,13 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         topic: str,
         new_consumer: Callable[[], AIOKafkaConsumer],
         group_offsets: GroupOffsets,
-        window: int,
+        num_held_max: int,
     ) -> None:
         self._settings = settings
         self._topic = topic
         self._new_consumer = new_consumer
         self._group_offsets = group_offsets
-        self._window = window
+        self._num_held_max = num_held_max
         self._consumer: AIOKafkaConsumer | None = None
         self._trackers: dict[TopicPartition, OffsetTracker] = {}
         self._written: dict[TopicPartition, tuple[int, PartitionNote]] = {}
@@ -231,7 +231,7 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         for tp in assigned & set(self._consumer.assignment()):  # a partition may have gone before it was said
             offset = committed[tp].offset if tp in committed else begins[tp]
             note = decode_note(committed[tp].metadata) if tp in committed else None
-            self._tracker(tp).take_over(offset, note, epoch, self._window)
+            self._tracker(tp).take_over(offset, note, epoch, self._num_held_max)
         await self.commit()
         if self.num_suspects:
             log.warning("records that may have killed a worker run apart", num_suspects=self.num_suspects)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from services.inference import echo_bodies
 from services.inference.echo_bodies import BadRequest
-from services.inference.engine import Answer, EngineRequest, EngineResult
+from services.inference.engine import Answer, EngineLoad, EngineRequest, EngineResult
 from services.inference.settings import EchoSettings
 from shared.openai_batch import ENDPOINTS, error_envelope
 
@@ -30,6 +30,7 @@ class EchoEngine:
         self._settings = settings
         self.num_slots = settings.slots
         self._slots = asyncio.Semaphore(settings.slots)
+        self._num_running = self._num_waiting = 0
         self._makers: dict[str, BodyMaker] = {
             "/v1/chat/completions": echo_bodies.chat_completion,
             "/v1/completions": echo_bodies.completion,
@@ -61,6 +62,10 @@ class EchoEngine:
     async def cancel(self, request: EngineRequest) -> None:
         """Echoes are short; let them end."""
 
+    def load(self) -> EngineLoad | None:
+        """Requests in its slots, and those that wait for one."""
+        return EngineLoad(running=self._num_running, waiting=self._num_waiting)
+
     def failure(self) -> str | None:
         """It does not die."""
         return None
@@ -83,9 +88,19 @@ class EchoEngine:
         seconds = s.latency_s + s.latency_per_token_s * output_tokens
         if s.jitter_s:
             seconds += s.jitter_s * echo_bodies.fraction(request_id, "jitter")
-        if seconds > 0:
-            async with self._slots:
-                await asyncio.sleep(seconds)
+        if seconds <= 0:
+            return
+        self._num_waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._num_waiting -= 1
+        self._num_running += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._num_running -= 1
+            self._slots.release()
 
 
 def _refusal(

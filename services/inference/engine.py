@@ -3,17 +3,15 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-# Window per line that the engine runs at once: fewer starves it, more was never better (measured on vLLM).
-WINDOW_PER_SLOT = 1.5
-
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """One request: the endpoint's path and its JSON body, as the user wrote it."""
+    """One request: the endpoint's path and its JSON body, as the user wrote it; the deadline is in Unix seconds."""
 
     request_id: str
     url: str
     body: bytes
+    deadline_s: int = 0
     traceparent: str | None = None
 
 
@@ -43,12 +41,23 @@ class EngineDead:
 EngineResult = Answer | Retry | EngineDead
 
 
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What an engine says of itself: requests that run and that wait inside it, the share of its KV cache in use
+    (0 to 1), and how often it has thrown out a running request for want of room since it started."""
+
+    running: int
+    waiting: int
+    kv_cache_usage: float = 0.0
+    preemptions: int = 0
+
+
 class Engine(Protocol):
     """Runs requests of one model. All methods are called on one event loop."""
 
     name: str
     endpoints: tuple[str, ...]
-    # Requests that run at once; the window is 1.5 times this.
+    # Requests that run at once.
     num_slots: int
 
     async def start(self) -> None:
@@ -59,6 +68,9 @@ class Engine(Protocol):
 
     async def cancel(self, request: EngineRequest) -> None:
         """Give up a running request; its `answer` then returns soon, with a result that nobody uses."""
+
+    def load(self) -> EngineLoad | None:
+        """Its own signals, or None when it has none to show."""
 
     def failure(self) -> str | None:
         """Why the engine is dead, or None while it lives."""

@@ -4,7 +4,7 @@ import json
 
 import httpx2
 
-from services.inference.engine import Answer, EngineRequest, EngineResult, Retry
+from services.inference.engine import Answer, EngineLoad, EngineRequest, EngineResult, Retry
 from services.inference.settings import WorkerSettings
 from shared.errors import SetupError
 from shared.openai_batch import error_envelope
@@ -75,6 +75,10 @@ class OpenAIEngine:
 
     async def cancel(self, request: EngineRequest) -> None:
         """HTTP has no cancel of its own; the answer is thrown away when it comes."""
+
+    def load(self) -> EngineLoad | None:
+        """A remote engine shows none: its window is the one that was set."""
+        return None
 
     def failure(self) -> str | None:
         """A remote engine is away, never dead."""

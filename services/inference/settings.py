@@ -42,8 +42,10 @@ class WorkerSettings(Block):
     openai_endpoints: tuple[str, ...] = ENDPOINTS
     openai_timeout_s: Seconds = 600.0
     openai_concurrency: int = Field(default=64, ge=1)
-    # Lines in the worker at once; 0 = 1.5 times what the engine runs at once.
+    # Lines in the engine at once; 0 = 1.5 times what it runs at once, and from there on by its own signals.
     window: int = Field(default=0, ge=0)
+    # Lines with the same beginning enter one after the other.
+    order_by_prefix: bool = True
     # An engine that gives no sign of life for so long is hung, and the process is replaced.
     engine_silence_s: Seconds = 120.0
     transient_tries: int = Field(default=5, ge=1)

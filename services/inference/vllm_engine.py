@@ -10,14 +10,22 @@ import gc
 import json
 import os
 import types
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from services.inference.engine import Answer, EngineDead, EngineRequest, EngineResult, Retry
+from services.inference.engine import Answer, EngineDead, EngineLoad, EngineRequest, EngineResult, Retry
 from services.inference.settings import WorkerSettings
+from services.inference.vllm_calls import (
+    FORCED_FIELDS,
+    FORCED_FIELDS_ON_CPU,
+    body_without,
+    engine_ids,
+    fields_of,
+    scope_of,
+)
+from services.inference.vllm_load import read_load
 from shared.errors import SetupError
 from shared.openai_batch import error_envelope
 
@@ -31,10 +39,6 @@ EXTENSION_ENDPOINTS = ("/v1/score", "/score", "/v1/rerank", "/v2/rerank", "/rera
 # More than one token: a first forward pass of single tokens crashes bf16 attention on CPUs with AMX.
 WARM_UP_TEXT = "One request of several tokens before the first real one, because a short one may crash the kernel."
 WARM_UP_TIMEOUT_S = 600.0
-_FORCED_FIELDS: dict[str, Any] = {"stream": False, "background": False, "priority": 0}
-# On CPU a seeded request whose prompt takes more than one step kills vLLM's engine core, and every other request with
-# it (`gen.get_offset()` of a CPU generator, vLLM 0.32). A seed promises best effort only, so it is left out there.
-_FORCED_FIELDS_ON_CPU: dict[str, Any] = {"seed": None}
 
 
 def check_model(path: str) -> None:
@@ -68,7 +72,7 @@ class VllmEngine:
         self._engine: Any = None
         self._app: Any = None
         self._cpu_arguments: dict[str, list[str]] = {}
-        self._forced = _FORCED_FIELDS
+        self._forced = FORCED_FIELDS
         self._handlers: dict[str, tuple[Any, Any]] = {}
         self._to_error: Any = None
         self._error_class: Any = None
@@ -113,7 +117,11 @@ class VllmEngine:
         rid = request.request_id
         if gone := self._through_app_now.get(rid):
             gone.set()
-        await self._engine.abort([f"chatcmpl-{rid}", f"cmpl-{rid}-0", f"embd-{rid}-0", f"embd-{rid}", rid])
+        await self._engine.abort(engine_ids(rid))
+
+    def load(self) -> EngineLoad | None:
+        """What vLLM's own metrics say."""
+        return read_load()
 
     def failure(self) -> str | None:
         """Why the engine core is dead, or None. One that exited cleanly sets no error: its process is looked at."""
@@ -181,14 +189,17 @@ class VllmEngine:
             return
         # With both, the model runs inside the engine core, whose process otherwise burns a core waiting for it.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        self._forced = _FORCED_FIELDS | _FORCED_FIELDS_ON_CPU
+        self._forced = {**FORCED_FIELDS, **FORCED_FIELDS_ON_CPU}
         self._cpu_arguments = {"--enforce-eager": [], "--distributed-executor-backend": ["uni"]}
 
     def _arguments(self) -> list[str]:
         s = self._settings
         given = {argument.split("=")[0] for argument in s.vllm_args}
+        if {"--disable-log-stats", "--otlp-traces-endpoint"} <= given:
+            # Its first traced request then kills vLLM's output loop for good.
+            raise SetupError("vLLM cannot trace without statistics: leave out --disable-log-stats")
         arguments = [s.model_path or s.model, "--served-model-name", s.model]
-        for flag, values in self._cpu_arguments.items():
+        for flag, values in ({"--scheduling-policy": ["priority"]} | self._cpu_arguments).items():
             arguments += [] if flag in given else [flag, *values]
         return [*arguments, *s.vllm_args]
 
@@ -205,8 +216,7 @@ class VllmEngine:
     async def _handle(self, handler: tuple[Any, Any], request: EngineRequest) -> EngineResult:
         request_class, call = handler
         parsed = request_class.model_validate_json(request.body)
-        # The body is the user's: what would change how the worker is answered is overwritten.
-        for field, value in (self._forced | {"request_id": request.request_id}).items():
+        for field, value in fields_of(request, self._forced).items():
             if field in request_class.model_fields:
                 setattr(parsed, field, value)
         result = await call(parsed, _raw_request(self._app, request))
@@ -231,7 +241,7 @@ class VllmEngine:
             nonlocal sent
             if not sent:
                 sent = True
-                body = _without(request.body, self._forced)
+                body = body_without(request, self._forced)
                 return {"type": "http.request", "body": body, "more_body": False}
             await gone.wait()
             return {"type": "http.disconnect"}
@@ -244,7 +254,7 @@ class VllmEngine:
                 chunks.append(message.get("body", b""))
 
         try:
-            await self._app(_scope(request, self._app), receive, send)
+            await self._app(scope_of(request, self._app), receive, send)
         finally:
             del self._through_app_now[request.request_id]
         if gone.is_set():
@@ -257,40 +267,7 @@ def _served(routes: Any, wanted: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(path for path in wanted if path in paths)
 
 
-def _scope(request: EngineRequest, app: Any) -> dict[str, Any]:
-    headers = [(b"content-type", b"application/json"), (b"x-request-id", request.request_id.encode())]
-    if request.traceparent:
-        # vLLM takes the parent of its spans from headers only, never from the active span.
-        headers.append((b"traceparent", request.traceparent.encode()))
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": request.url,
-        "raw_path": request.url.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": headers,
-        "client": ("worker", 0),
-        "server": ("worker", 0),
-        "app": app,
-    }
-
-
 def _raw_request(app: Any, request: EngineRequest) -> Any:
     from starlette.requests import Request
 
-    return Request(_scope(request, app))
-
-
-def _without(body: bytes, forced: Mapping[str, Any]) -> bytes:
-    """The body without the fields that a worker decides itself; vLLM's defaults are what we want of them."""
-    try:
-        value = json.loads(body)
-    except ValueError:
-        return body
-    if not isinstance(value, dict):
-        return body
-    return json.dumps({key: item for key, item in value.items() if key not in forced}).encode()
+    return Request(scope_of(request, app))

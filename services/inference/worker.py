@@ -1,7 +1,7 @@
 """How does a request record become a completion record? SHELL: one loop takes, one publishes, one tells.
 
-Fetch only what fits into the window, top up without a barrier, publish, and only when the broker has the
-completion mark the offset done. Runs on the Kafka thread's loop.
+Take only what fits into the window and beside it, publish what ended, and only when the broker has the completion mark
+the offset done. Runs on the Kafka thread's loop; which line enters the engine when is the engine room's.
 """
 
 import asyncio
@@ -16,16 +16,18 @@ from opentelemetry.trace import Span, SpanKind
 
 from services.inference.assigned_log import AssignedLog
 from services.inference.completion import completion_headers_for, unanswered
-from services.inference.engine_room import Done, EngineRoom, Job
+from services.inference.engine_room import EngineRoom
 from services.inference.heartbeat import WorkerIdentity, heartbeat
-from services.inference.micro_batch import order_by_prefix, records_to_fetch
+from services.inference.job import Done, Job
 from services.inference.partition_note import group_size
+from services.inference.throughput import Throughput
+from services.inference.window import lines_to_fetch, look_ahead
 from shared import identifiers
 from shared.dead_letters import dead_letter
 from shared.lifecycle import Deadline, Stop, StopReason
 from shared.log_reader import LogReader, Record
 from shared.messages import CancelHint, UnreadableRecord
-from shared.openai_batch import decode_request_line
+from shared.openai_batch import decode_request_line, prompt_of
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, completion_headers, read_request_headers
 from shared.telemetry import Telemetry, context_from, line_attributes, messaging_attributes, traceparent_of
@@ -41,6 +43,8 @@ DRAIN_POLL_S = 0.05
 PROBE_INTERVAL_S = 5.0
 # Suspects that the log does not hand out in this time are gone from it.
 SUSPECTS_TIMEOUT_S = 30.0
+# Bodies that are held, beside what the client has fetched.
+HELD_BYTES_MAX = 64 * 1024 * 1024
 KILLED_CODE = "worker_killed"
 KILLED_MESSAGE = "This request ended the worker's process each time it ran, at last when it ran alone."
 
@@ -57,7 +61,6 @@ class Worker:
         control: LogReader,
         publisher: Publisher,
         room: EngineRoom,
-        window: int,
         telemetry: Telemetry,
         on_silence: Callable[[str], None],
     ) -> None:
@@ -68,9 +71,9 @@ class Worker:
         self._control = control
         self._publisher = publisher
         self._room = room
-        self._window = window
         self._telemetry = telemetry
-        self._num_in_flight = 0
+        self._throughput = Throughput()
+        self._num_in_flight = self._num_bytes = 0
         self._freed = asyncio.Event()
         self._finished = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -92,6 +95,7 @@ class Worker:
             await stop.wait()
             self._freed.set()
             await asyncio.wait({take})
+            self._num_in_flight -= await asyncio.wrap_future(self._room.drop_waiting())
             if stop.reason is StopReason.SHUTDOWN:
                 await self._drain(Deadline(drain_timeout_s * DRAIN_SHARE))
             self._room.abandon()
@@ -102,7 +106,7 @@ class Worker:
 
     async def _take(self, stop: Stop) -> None:
         while not stop.requested:
-            num_records = records_to_fetch(self._window, self._num_in_flight)
+            num_records = self._num_to_fetch()
             if num_records == 0:
                 self._freed.clear()
                 await self._freed.wait()
@@ -114,6 +118,13 @@ class Worker:
             if records and self._assigned.is_suspicious:
                 await self._assigned.commit()
             await self._submit(records)
+
+    def _num_to_fetch(self) -> int:
+        """Records to poll now; all that is not published counts, so that a slow broker bounds what is held."""
+        if self._num_bytes > HELD_BYTES_MAX:
+            return 0
+        beside = look_ahead(self._room.window, self._throughput.lines_per_second)
+        return lines_to_fetch(self._room.window + beside - self._num_in_flight, beside)
 
     async def _submit(self, records: Sequence[Record]) -> None:
         jobs = []
@@ -129,7 +140,8 @@ class Worker:
                 jobs.append(job)
         if jobs:
             self._num_in_flight += len(jobs)
-            self._room.submit(order_by_prefix(jobs))
+            self._num_bytes += sum(len(job.body) for job in jobs)
+            self._room.submit(jobs)
 
     async def _try_suspects(self, stop: Stop, taken: list[Record]) -> None:
         """Run the records that may have killed two owners in small groups, with nothing beside them."""
@@ -176,6 +188,7 @@ class Worker:
             line = decode_request_line(record.value or b"")
         except (msgspec.MsgspecError, RecursionError) as error:
             raise UnreadableRecord(f"not a request line: {error}") from None
+        body = bytes(line.body)
         span = self._open_span(record, headers, line.custom_id)
         if span is not None:
             headers = msgspec.structs.replace(headers, traceparent=traceparent_of(span))
@@ -185,7 +198,8 @@ class Worker:
             headers=headers,
             custom_id=line.custom_id,
             url=line.url,
-            body=bytes(line.body),
+            body=body,
+            prompt=prompt_of(body),
             request_id=identifiers.request_id(headers.batch_id, headers.line),
             span=span,
         )
@@ -212,6 +226,8 @@ class Worker:
                 if d.job.span is not None:
                     d.job.span.end()
             self._num_in_flight -= len(done)
+            self._num_bytes -= sum(len(d.job.body) for d in done)
+            self._throughput.note(len(done), time.monotonic(), is_idle=not self._num_in_flight)
             self._freed.set()
 
     def _completion_record(self, done: Done) -> OutgoingRecord:

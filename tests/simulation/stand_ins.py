@@ -104,6 +104,9 @@ class SimulatedEngine:
     async def probe(self) -> None:
         pass
 
+    def load(self) -> None:
+        pass
+
     def failure(self) -> str | None:
         return None
 

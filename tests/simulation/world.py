@@ -24,6 +24,9 @@ from services.collector.settings import CollectorBlock
 from services.inference.assigned_log import AssignedLog, EndlessRebalance
 from services.inference.engine_room import EngineRoom
 from services.inference.heartbeat import WorkerIdentity
+from services.inference.line_run import LineRunner
+from services.inference.micro_batch import MicroBatches
+from services.inference.window import WindowLimits
 from services.inference.worker import Worker
 from services.ingest.dispatcher import Dispatcher
 from services.ingest.input_file import InputFile, LineRules
@@ -262,17 +265,17 @@ class World:
             topic=topic,
             new_consumer=lambda: GroupConsumer(self.log, process, topic),
             group_offsets=GroupOffsets(self.log, process),  # type: ignore[arg-type]
-            window=6,
+            num_held_max=16,
         )
         await assigned.open()
+        engine = SimulatedEngine(self, process)
         worker = Worker(
             identity=WorkerIdentity(process.name, MODEL, "simulated", ("/v1/completions",), 0),
             topics=TOPICS,
             assigned=assigned,
             control=Reader(self.log, process),  # type: ignore[arg-type]
             publisher=publisher,
-            room=EngineRoom(SimulatedEngine(self, process), MODEL, TELEMETRY, 2),
-            window=6,
+            room=EngineRoom(engine, LineRunner(engine, MODEL, TELEMETRY, 2), WindowLimits.of(0, 6), MicroBatches()),
             telemetry=TELEMETRY,
             on_silence=lambda _reason: None,
         )

@@ -71,7 +71,7 @@ async def log(consumer: FakeConsumer) -> AssignedLog:
         topic="t",
         new_consumer=lambda: consumer,
         group_offsets=consumer,  # type: ignore[arg-type]
-        window=8,
+        num_held_max=8,
     )
     assigned._consumer = consumer
     await assigned.on_partitions_assigned([TP])

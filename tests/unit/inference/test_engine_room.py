@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
-from services.inference import engine_room
-from services.inference.engine import Answer, EngineDead, EngineRequest, EngineResult, Retry
-from services.inference.engine_room import Done, EngineRoom, Job
+from services.inference import engine_room, line_run
+from services.inference.engine import Answer, EngineDead, EngineLoad, EngineRequest, EngineResult, Retry
+from services.inference.engine_room import EngineRoom
+from services.inference.job import Done, Job
+from services.inference.line_run import LineRunner
+from services.inference.micro_batch import MicroBatches
+from services.inference.window import WindowLimits
 from shared.record_headers import RequestHeaders
 from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry
@@ -23,15 +27,16 @@ OK = Answer(200, b"{}")
 def job(number: int = 0, batch_id: str = "b", deadline_s: float | None = None) -> Job:
     deadline = int(deadline_s if deadline_s is not None else time.time() + 3600)
     headers = RequestHeaders(batch_id=batch_id, line=number, total=100, deadline_s=deadline)
-    return Job(TopicPartition("t", 0), number, headers, f"c{number}", "/v1/completions", b"{}", f"r{number}")
+    return Job(TopicPartition("t", 0), number, headers, f"c{number}", "/v1/completions", b"{}", b"", f"r{number}")
 
 
 class Room:
     """An engine room with one consumer of its results."""
 
-    def __init__(self, respond: Callable[[EngineRequest], EngineResult]) -> None:
+    def __init__(self, respond: Callable[[EngineRequest], EngineResult], window: int = 100) -> None:
         self.engine = ScriptedEngine(respond)
-        self.room = EngineRoom(self.engine, "m", Telemetry("test", TelemetrySettings()), transient_tries=3)
+        runner = LineRunner(self.engine, "m", Telemetry("test", TelemetrySettings()), transient_tries=3)
+        self.room = EngineRoom(self.engine, runner, WindowLimits.of(window), MicroBatches())
         self.woken = asyncio.Event()
         self.room.connect(self.woken.set)
 
@@ -51,7 +56,7 @@ def error_of(done: Done) -> Any:
 
 @pytest.fixture(autouse=True)
 def _fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_room, "RETRY_BASE_S", 0.001)
+    monkeypatch.setattr(line_run, "RETRY_BASE_S", 0.001)
 
 
 async def test_every_job_ends_once_and_wakes_the_consumer() -> None:
@@ -146,3 +151,65 @@ async def test_abandoned_lines_are_not_published() -> None:
     subject.engine.gate.set()
 
     assert subject.room.take() == []
+
+
+async def test_line_that_ends_lets_the_next_one_in_and_no_more_than_the_window_are_inside() -> None:
+    subject = Room(lambda _: OK, window=2)  # three at first
+    subject.engine.gate.clear()
+    subject.room.submit([job(n) for n in range(10)])
+    await asyncio.sleep(0.01)
+    assert [request.request_id for request in subject.engine.requests] == ["r0", "r1", "r2"]
+
+    subject.engine.gate.set()
+
+    assert len(await subject.results(10)) == 10
+
+
+async def test_window_follows_the_engine_s_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_room, "ADAPT_INTERVAL_S", 0.01)
+    subject = Room(lambda _: OK, window=20)
+    subject.engine.gate.clear()
+    subject.room.submit([job(n) for n in range(100)])
+    adapting = asyncio.create_task(subject.room.adapt())
+    await asyncio.sleep(0.03)
+    assert (subject.room.window, len(subject.engine.requests)) == (30, 30), "no signals"
+
+    subject.engine.shown = EngineLoad(running=20, waiting=0)
+    await asyncio.sleep(0.05)
+    assert (subject.room.window, len(subject.engine.requests)) == (40, 40)
+    subject.engine.shown = EngineLoad(running=10, waiting=30, kv_cache_usage=1.0, preemptions=1)
+    await asyncio.sleep(0.03)
+    assert subject.room.window < 15
+
+    adapting.cancel()
+    subject.engine.gate.set()
+    assert len(await subject.results(100)) == 100
+
+
+async def test_lines_that_wait_are_cancelled_at_once_and_dropped_at_a_drain() -> None:
+    subject = Room(lambda _: OK, window=2)
+    subject.engine.gate.clear()
+    subject.room.submit([job(n, "ab"[n % 2]) for n in range(13)])
+    await asyncio.sleep(0.01)
+
+    subject.room.cancel_batch("b")
+    assert {done.job.offset for done in await subject.results(5)} == {3, 5, 7, 9, 11}
+    assert await asyncio.wrap_future(subject.room.drop_waiting()) == 5
+    subject.engine.gate.set()
+
+    assert {done.job.offset for done in await subject.results(3)} == {0, 1, 2}
+
+
+async def test_line_that_runs_long_past_its_deadline_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_room, "ADAPT_INTERVAL_S", 0.01)
+    monkeypatch.setattr(line_run, "DEADLINE_MARGIN_S", 0.0)
+    subject = Room(lambda _: Retry("aborted"))
+    subject.engine.gate.clear()
+    subject.room.submit([job(1, deadline_s=time.time() + 1)])
+    adapting = asyncio.create_task(subject.room.adapt())
+
+    (done,) = await subject.results(1)
+
+    adapting.cancel()
+    assert subject.engine.cancelled[0] == "r1"
+    assert error_of(done)["code"] == "batch_expired"

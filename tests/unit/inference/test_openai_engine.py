@@ -48,7 +48,7 @@ async def test_request_goes_to_the_path_with_its_body_and_trace() -> None:
         return httpx2.Response(200, content=b'{"ok": true}')
 
     subject = answering(engine(), httpx2.MockTransport(handle))
-    request = EngineRequest("r", "/v1/embeddings", b'{"n": 1.0}', "00-" + "1" * 32 + "-" + "2" * 16 + "-01")
+    request = EngineRequest("r", "/v1/embeddings", b'{"n": 1.0}', 0, "00-" + "1" * 32 + "-" + "2" * 16 + "-01")
 
     assert await subject.answer(request) == Answer(200, b'{"ok": true}')
     assert str(seen[0].url) == "http://engine:1/v1/embeddings"

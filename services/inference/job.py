@@ -1,0 +1,37 @@
+"""What is a line inside a worker? A request record, parsed, and what it ended as."""
+
+from dataclasses import dataclass
+
+from aiokafka import TopicPartition
+from opentelemetry import trace
+
+from services.inference.completion import Completion
+from shared.record_headers import RequestHeaders
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request record, parsed. `prompt` is the part of the body that engines cache by its beginning."""
+
+    tp: TopicPartition
+    offset: int
+    headers: RequestHeaders
+    custom_id: str
+    url: str
+    body: bytes
+    prompt: bytes
+    request_id: str
+    span: trace.Span | None = None
+
+    @property
+    def deadline_s(self) -> int:
+        """When nobody wants it any more, in Unix seconds."""
+        return self.headers.deadline_s
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A job and the line that it ended as."""
+
+    job: Job
+    completion: Completion

@@ -1,0 +1,108 @@
+"""How does one line become a completion? SHELL: ask the engine, ask again if it is worth it, refuse the unwanted."""
+
+import asyncio
+import random
+import time
+from typing import assert_never
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+
+from services.inference.completion import Completion, answered, unanswered
+from services.inference.engine import Answer, Engine, EngineDead, EngineRequest, EngineResult, Retry
+from services.inference.job import Job
+from shared.guesses import CANCELLED_MESSAGE
+from shared.openai_batch import CANCELLED_CODE, EXPIRED_CODE, EXPIRED_MESSAGE
+from shared.telemetry import Telemetry, context_from, line_attributes, traceparent_of
+
+log = structlog.get_logger(__name__)
+
+# A line is only given up this long after its deadline: the record in the log decides, not this clock.
+DEADLINE_MARGIN_S = 60.0
+RETRY_BASE_S, RETRY_MAX_S = 0.2, 10.0
+# Cancelled batches that are remembered, oldest forgotten first; forgetting one only wastes its lines.
+CANCELLED_MAX = 10_000
+_OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion", "/v1/embeddings": "embeddings"}
+
+
+class LineRunner:
+    """Runs lines on one engine; lives on the engine's loop."""
+
+    def __init__(
+        self, engine: Engine, model: str, telemetry: Telemetry, transient_tries: int, *, duplicate_errors: bool = False
+    ) -> None:
+        self._engine = engine
+        self._model = model
+        self._telemetry = telemetry
+        self._tries = transient_tries
+        self._duplicate_errors = duplicate_errors
+        self._cancelled: dict[str, None] = {}
+
+    def cancel_batch(self, batch_id: str) -> None:
+        """Lines of this batch are refused from now on."""
+        self._cancelled[batch_id] = None
+        if len(self._cancelled) > CANCELLED_MAX:
+            del self._cancelled[next(iter(self._cancelled))]
+
+    def refusal(self, job: Job) -> Completion | None:
+        """The error line of a job that is not wanted any more."""
+        if job.headers.batch_id in self._cancelled:
+            return unanswered(job.headers, job.custom_id, CANCELLED_CODE, CANCELLED_MESSAGE)
+        if is_overdue(job, time.time()):
+            return unanswered(job.headers, job.custom_id, EXPIRED_CODE, EXPIRED_MESSAGE)
+        return None
+
+    async def run(self, job: Job, request: EngineRequest) -> Completion | EngineDead:
+        """Ask until there is an answer, or a reason not to."""
+        refusal = self.refusal(job)
+        tries = 0
+        while refusal is None:
+            result = await self._traced(job, request)
+            if refusal := self.refusal(job):
+                break
+            match result:
+                case Answer():
+                    return self._answered(job, result)
+                case EngineDead():
+                    return result
+                case Retry(reason=reason, last=last):
+                    tries += 1
+                    # Without anything to settle for this is an outage: wait it out, burn no record.
+                    if last is not None and tries >= self._tries:
+                        return self._answered(job, last)
+                    log.warning("engine busy, trying again", reason=reason, tries=tries, request_id=job.request_id)
+                    await asyncio.sleep(min(RETRY_MAX_S, RETRY_BASE_S * 2 ** min(tries, 10)) * random.uniform(0.5, 1))
+                    refusal = self.refusal(job)
+                case _:
+                    assert_never(result)
+        return refusal
+
+    def _answered(self, job: Job, answer: Answer) -> Completion:
+        return answered(job.headers, job.custom_id, job.request_id, answer, duplicate_errors=self._duplicate_errors)
+
+    async def _traced(self, job: Job, request: EngineRequest) -> EngineResult:
+        if not request.traceparent or not self._telemetry.enabled:
+            return await self._engine.answer(request)
+        operation = _OPERATIONS.get(job.url, "generate_content")
+        attributes = line_attributes(job.headers.batch_id, job.headers.line, job.custom_id) | {
+            "gen_ai.operation.name": operation,
+            "gen_ai.provider.name": self._engine.name,
+            "gen_ai.request.model": self._model,
+        }
+        with self._telemetry.tracer.start_as_current_span(
+            f"{operation} {self._model}", context_from(request.traceparent), SpanKind.INTERNAL, attributes
+        ) as span:
+            inner = EngineRequest(
+                request.request_id, request.url, request.body, request.deadline_s, traceparent_of(span)
+            )
+            result = await self._engine.answer(inner)
+            if isinstance(result, Answer) and result.status != 200:
+                span.set_status(trace.StatusCode.ERROR)
+                span.set_attribute("error.type", str(result.status))
+            return result
+
+
+def is_overdue(job: Job, now_s: float) -> bool:
+    """Whether nobody waits for the line any more, by any clock that is nearly right."""
+    return now_s > job.headers.deadline_s + DEADLINE_MARGIN_S

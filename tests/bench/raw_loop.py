@@ -1,0 +1,131 @@
+"""The least that the same client can do: produce, consume, produce, consume, and nothing else.
+
+    python -m tests.bench.raw_loop HOST:PORT [ROWS] [BYTES]
+
+Three processes, as dispatcher, worker and collector are, on topics with as many partitions. What Headrace reaches is
+measured against this in the same run.
+"""
+
+import asyncio
+import multiprocessing
+import resource
+import secrets
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+PARTITIONS = (12, 4)
+SENDS_AT_ONCE = 500
+OPTIONS: dict[str, Any] = {"acks": "all", "linger_ms": 5, "max_batch_size": 256 * 1024}
+HEADERS = [("batch", b"batch_0"), ("line", b"1"), ("total", b"50000")]
+
+
+@dataclass(frozen=True, slots=True)
+class RawLoop:
+    """What the bare loop did: rows a second from the first send to the last poll, and CPU of its processes."""
+
+    rows_per_second: float
+    cpu_us_per_row: float
+
+
+async def _produce(bootstrap: str, topics: tuple[str, str], rows: int, size: int) -> None:
+    value = b"x" * size
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, **OPTIONS) as producer:
+        for start in range(0, rows, SENDS_AT_ONCE):
+            sent = [
+                await producer.send(topics[0], value, partition=row % PARTITIONS[0], headers=HEADERS)
+                for row in range(start, min(rows, start + SENDS_AT_ONCE))
+            ]
+            await asyncio.gather(*sent)
+
+
+async def _relay(bootstrap: str, topics: tuple[str, str], rows: int, _size: int) -> None:
+    consumer = AIOKafkaConsumer(
+        topics[0],
+        bootstrap_servers=bootstrap,
+        group_id=topics[0],
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+    )
+    async with consumer, AIOKafkaProducer(bootstrap_servers=bootstrap, **OPTIONS) as producer:
+        while rows:
+            sent = []
+            for records in (await consumer.getmany(timeout_ms=200, max_records=SENDS_AT_ONCE)).values():
+                for record in records:
+                    sent.append(
+                        await producer.send(
+                            topics[1],
+                            record.value,
+                            key=b"batch_0#0",
+                            partition=record.offset % PARTITIONS[1],
+                            headers=list(record.headers),
+                        )
+                    )
+            await asyncio.gather(*sent)
+            rows -= len(sent)
+        await consumer.commit()
+
+
+async def _consume(bootstrap: str, topics: tuple[str, str], rows: int, _size: int) -> None:
+    consumer = AIOKafkaConsumer(
+        topics[1], bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False, auto_offset_reset="earliest"
+    )
+    async with consumer:
+        while rows:
+            polled = await consumer.getmany(timeout_ms=200, max_records=2_000)
+            rows -= sum(len(records) for records in polled.values())
+
+
+def _child(
+    main: Callable[[str, tuple[str, str], int, int], Coroutine[Any, Any, None]],
+    arguments: tuple[str, tuple[str, str], int, int],
+) -> None:
+    asyncio.run(main(*arguments))
+
+
+async def _create(bootstrap: str, topics: tuple[str, str]) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    await admin.create_topics([NewTopic(name, count, 1) for name, count in zip(topics, PARTITIONS, strict=True)])
+    await admin.close()
+
+
+async def _delete(bootstrap: str, topics: tuple[str, str]) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    await admin.delete_topics(list(topics))
+    await admin.close()
+
+
+def run(bootstrap: str, rows: int, size: int) -> RawLoop:
+    """One round on topics of its own."""
+    name = f"raw.{secrets.token_hex(4)}"
+    topics = (f"{name}.requests", f"{name}.completions")
+    asyncio.run(_create(bootstrap, topics))
+    context = multiprocessing.get_context("spawn")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    arguments = (bootstrap, topics, rows, size)
+    readers = [context.Process(target=_child, args=(main, arguments)) for main in (_relay, _consume)]
+    for process in readers:
+        process.start()
+    time.sleep(2)  # both have joined
+    began = time.perf_counter()
+    producer = context.Process(target=_child, args=(_produce, arguments))
+    producer.start()
+    for process in (producer, *readers):
+        process.join()
+        assert process.exitcode == 0
+    seconds = time.perf_counter() - began
+    asyncio.run(_delete(bootstrap, topics))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return RawLoop(rows / seconds, 1e6 * cpu / rows)
+
+
+if __name__ == "__main__":
+    print(run(sys.argv[1], *(int(argument) for argument in [*sys.argv[2:], 50_000, 2_100][: 2])))
