@@ -1,6 +1,7 @@
 """Objects as files under one directory. SHELL: O_EXCL semantics by hard link, fsync before an object is visible."""
 
 import asyncio
+import errno
 import os
 import shutil
 import uuid
@@ -32,6 +33,14 @@ class DirectoryStore:
 
     async def create(self, key: str, data: bytes | BinaryIO) -> None:
         await self._run(lambda: self._create(key, data))
+
+    async def adopt(self, key: str, path: Path) -> None:
+        await self._run(lambda: self._adopt(key, path))
+
+    async def local_copy(self, key: str, start: int, end: int, path: Path) -> tuple[Path, int]:  # noqa: ARG002 - the port's
+        if await self.size(key) is None:
+            raise ObjectNotFound(f"no object {key}")
+        return self._path(key), 0
 
     async def concatenate(self, key: str, parts: Sequence[str]) -> None:
         def write(out: BinaryIO) -> None:
@@ -90,23 +99,40 @@ class DirectoryStore:
 
         self._create_with(key, write)
 
+    def _adopt(self, key: str, path: Path) -> None:
+        def copy(out: BinaryIO) -> None:
+            with path.open("rb") as content:
+                shutil.copyfileobj(content, out, CHUNK_BYTES)
+
+        with path.open("rb") as content:
+            os.fsync(content.fileno())
+        try:
+            self._link(key, path)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._create_with(key, copy)  # the file is on another disk
+
     def _create_with(self, key: str, write: Callable[[BinaryIO], None]) -> None:
-        target = self._path(key)
         temporary = self._temporary / uuid.uuid4().hex
         try:
             with temporary.open("xb") as out:
                 write(out)
                 out.flush()
                 os.fsync(out.fileno())
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                # A link appears whole or not at all, and never replaces: the create-only rule.
-                os.link(temporary, target)
-            except FileExistsError:
-                raise ObjectExists(f"{key} exists") from None
-            _sync_directory(target.parent)
+            self._link(key, temporary)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _link(self, key: str, source: Path) -> None:
+        """A link appears whole or not at all, and never replaces: the create-only rule."""
+        target = self._path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            raise ObjectExists(f"{key} exists") from None
+        _sync_directory(target.parent)
 
     def _read(self, key: str, start: int, length: int | None) -> bytes:
         try:

@@ -5,6 +5,7 @@ Two implementations stand behind the port: a local directory and an S3 bucket. W
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
 import msgspec
@@ -14,6 +15,8 @@ from shared.errors import ObjectExists, ObjectNotFound, ObjectStoreError, SetupE
 T = TypeVar("T")
 
 CHUNK_BYTES = 1024 * 1024
+# Of a download at once.
+READ_BYTES = 8 * 1024 * 1024
 # Under this prefix a marker says of each chain that lost its oldest segments where it begins.
 CHAIN_STARTS = "spool-starts/"
 
@@ -24,11 +27,20 @@ class ObjectStore(Protocol):
     async def create(self, key: str, data: bytes | BinaryIO) -> None:
         """Write an object from memory or an open, seekable file; durable on return. Raises ObjectExists."""
 
+    async def adopt(self, key: str, path: Path) -> None:
+        """`create` from a local file that nobody changes any more, and that the store may take for its own."""
+
     async def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Bytes [start, start + length) of an object; raises ObjectNotFound."""
 
     def stream(self, key: str, start: int = 0) -> AsyncIterator[bytes]:
         """The object from byte `start`, in chunks of at most 1 MiB; raises ObjectNotFound at the first one."""
+
+    async def local_copy(self, key: str, start: int, end: int, path: Path) -> tuple[Path, int]:
+        """A local file with bytes [start, end) of an object, to be read only, and the byte that it begins with.
+
+        It is `path`, or the object itself where that is local; raises ObjectNotFound.
+        """
 
     async def size(self, key: str) -> int | None:
         """Bytes of an object, or None when there is none."""
@@ -148,6 +160,14 @@ async def read_json(store: ObjectStore, key: str, kind: type[T]) -> T | None:
         return None
     except msgspec.MsgspecError as error:
         raise ObjectStoreError(f"{key} does not hold what it should: {error}") from error
+
+
+async def download(store: ObjectStore, key: str, start: int, end: int, path: Path) -> tuple[Path, int]:
+    """`local_copy` of a store that is not local."""
+    with path.open("wb") as local:
+        for position in range(start, end, READ_BYTES):
+            local.write(await store.read(key, position, min(READ_BYTES, end - position)))
+    return path, start
 
 
 async def sha256_of(store: ObjectStore, key: str) -> str:

@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from minio import Minio
 from minio.error import MinioException, S3Error
 
 from shared.errors import ObjectExists, ObjectNotFound, ObjectStoreError, SetupError, UnavailableError
-from shared.object_store import CHUNK_BYTES
+from shared.object_store import CHUNK_BYTES, download
 from shared.settings import StoreSettings
 
 T = TypeVar("T")
@@ -69,6 +70,13 @@ class S3Store:
 
     async def create(self, key: str, data: bytes | BinaryIO) -> None:
         await self._run(lambda: self._create(key, data))
+
+    async def adopt(self, key: str, path: Path) -> None:
+        with path.open("rb") as content:
+            await self.create(key, content)
+
+    async def local_copy(self, key: str, start: int, end: int, path: Path) -> tuple[Path, int]:
+        return await download(self, key, start, end, path)
 
     async def concatenate(self, key: str, parts: Sequence[str]) -> None:
         def put() -> None:

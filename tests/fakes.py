@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 from services.inference.engine import EngineLoad, EngineRequest, EngineResult
 from shared.errors import ObjectExists, ObjectNotFound
+from shared.object_store import download
 
 
 class MemoryObjectStore:
@@ -21,6 +23,13 @@ class MemoryObjectStore:
             data.seek(0)
             data = data.read()
         self.objects[key] = data
+
+    async def adopt(self, key: str, path: Path) -> None:
+        with path.open("rb") as content:
+            await self.create(key, content)
+
+    async def local_copy(self, key: str, start: int, end: int, path: Path) -> tuple[Path, int]:
+        return await download(self, key, start, end, path)
 
     async def concatenate(self, key: str, parts: Sequence[str]) -> None:
         await self.create(key, b"".join([await self.read(part) for part in parts]))

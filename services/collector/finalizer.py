@@ -137,8 +137,8 @@ class Finalizer:
 
     async def _create_file(self, key: str, files: ResultFiles, kind: str) -> None:
         if files.num_lines[kind]:
-            with files.paths[kind].open("rb") as content, contextlib.suppress(ObjectExists):
-                await self._store.create(key, content)  # an earlier try left the same content
+            with contextlib.suppress(ObjectExists):  # an earlier try left the same content
+                await self._store.adopt(key, files.paths[kind])
 
     async def _create_final(
         self, manifest: BatchCreated, closed: ClosedShard, shards: list[ShardClosed]

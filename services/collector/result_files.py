@@ -6,7 +6,6 @@ there to the output and the error file. Lines that never ran become error lines,
 
 import asyncio
 import contextlib
-import os
 from array import array
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from services.collector.ledger import CANCELLED, EXPIRED, Shard
+from services.collector.scratch_spans import ScratchSpans
 from shared.guesses import CANCELLED_MESSAGE
 from shared.jsonl import LineReader
 from shared.messages import BatchCreated
@@ -30,7 +30,7 @@ from shared.topics import RECORD_BYTES_MAX, SHARD_LINES
 
 KINDS = ("output", "error")
 _NOT_RUN = {CANCELLED: (CANCELLED_CODE, CANCELLED_MESSAGE), EXPIRED: (EXPIRED_CODE, EXPIRED_MESSAGE)}
-READ_BYTES = 8 * 1024 * 1024
+WRITE_BYTES = 1024 * 1024
 # Lines between two breaths of the event loop while files are put together.
 LINES_PER_TURN = 2_000
 _MISSING, _FAILED, _COMPLETED = 0, 1, 2
@@ -97,7 +97,7 @@ async def put_together(
     paths = {kind: scratch / kind for kind in KINDS}
     with contextlib.ExitStack() as stack:
         spans = await _fetch_spans(store, index, scratch, stack)
-        output, error = (stack.enter_context(paths[kind].open("wb")) for kind in KINDS)
+        output, error = (stack.enter_context(paths[kind].open("wb", WRITE_BYTES)) for kind in KINDS)
         not_run = _custom_ids(store, manifest, shard) if shard.num_answered < shard.num_lines else None
         num_lines = await _copy_lines(shard, index, spans, not_run, output, error)
     return ResultFiles(paths, num_lines)
@@ -105,23 +105,20 @@ async def put_together(
 
 async def _fetch_spans(
     store: ObjectStore, index: LineIndex, scratch: Path, stack: contextlib.ExitStack
-) -> Mapping[int, tuple[BinaryIO, int]]:
-    """Copy the part of each segment that holds lines of the shard to local files: file and its first position."""
-    spans: dict[int, tuple[BinaryIO, int]] = {}
+) -> ScratchSpans:
+    """The part of each segment that holds lines of the shard, as local files."""
+    spans = ScratchSpans()
     for number in range(index.num_segments):
         key, first, last = index.span(number)
-        local = stack.enter_context((scratch / f"segment-{number}").open("w+b"))
-        for start in range(first, last, READ_BYTES):
-            local.write(await store.read(key, start, min(READ_BYTES, last - start)))
-        local.flush()
-        spans[number] = (local, first)
+        path, begins_at = await store.local_copy(key, first, last, scratch / f"segment-{number}")
+        spans.add(number, stack.enter_context(path.open("rb")), begins_at)
     return spans
 
 
 async def _copy_lines(
     shard: Shard,
     index: LineIndex,
-    spans: Mapping[int, tuple[BinaryIO, int]],
+    spans: ScratchSpans,
     not_run: AsyncIterator[str] | None,
     output: BinaryIO,
     error: BinaryIO,
@@ -136,8 +133,7 @@ async def _copy_lines(
             value = unanswered_line(batch_id=shard.batch_id, line=line, custom_id=custom_id, code=code, message=message)
         else:
             number, position, length = index.place(line)
-            local, first = spans[number]
-            value = os.pread(local.fileno(), length, position - first)
+            value = spans.read(number, position, length)
             assert len(value) == length, f"{shard.batch_id} line {line}: {len(value)} of {length} bytes"
         if outcome == _COMPLETED:
             num_output += 1

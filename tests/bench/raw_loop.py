@@ -54,18 +54,18 @@ async def _relay(bootstrap: str, topics: tuple[str, str], rows: int, _size: int)
     )
     async with consumer, AIOKafkaProducer(bootstrap_servers=bootstrap, **OPTIONS) as producer:
         while rows:
-            sent = []
-            for records in (await consumer.getmany(timeout_ms=200, max_records=SENDS_AT_ONCE)).values():
-                for record in records:
-                    sent.append(
-                        await producer.send(
-                            topics[1],
-                            record.value,
-                            key=b"batch_0#0",
-                            partition=record.offset % PARTITIONS[1],
-                            headers=list(record.headers),
-                        )
-                    )
+            polled = await consumer.getmany(timeout_ms=200, max_records=SENDS_AT_ONCE)
+            sent = [
+                await producer.send(
+                    topics[1],
+                    record.value,
+                    key=b"batch_0#0",
+                    partition=record.offset % PARTITIONS[1],
+                    headers=list(record.headers),
+                )
+                for records in polled.values()
+                for record in records
+            ]
             await asyncio.gather(*sent)
             rows -= len(sent)
         await consumer.commit()
@@ -128,4 +128,5 @@ def run(bootstrap: str, rows: int, size: int) -> RawLoop:
 
 
 if __name__ == "__main__":
-    print(run(sys.argv[1], *(int(argument) for argument in [*sys.argv[2:], 50_000, 2_100][: 2])))
+    numbers = [int(argument) for argument in sys.argv[2:]]
+    print(run(sys.argv[1], *(numbers + [50_000, 2_100][len(numbers) :])))

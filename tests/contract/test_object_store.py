@@ -1,7 +1,9 @@
 """One suite for every ObjectStore: the directory, MinIO and the Versity gateway."""
 
 import asyncio
+import errno
 import io
+import os
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -53,6 +55,25 @@ async def test_what_is_created_is_read_back(store: ObjectStore) -> None:
     assert await store.size("files/a") == 11
     assert await read_all(store, "files/a") == b"hello world"
     assert await read_all(store, "files/a", 6) == b"world"
+
+
+async def test_local_file_is_adopted_once_and_read_where_it_is(store: ObjectStore, tmp_path: Path) -> None:
+    path, again = tmp_path / "a", tmp_path / "again"
+    path.write_bytes(b"hello world")
+    again.write_bytes(b"other")
+
+    await store.adopt("files/a", path)
+    with pytest.raises(ObjectExists):
+        await store.adopt("files/a", again)
+    path.unlink()
+
+    assert await store.read("files/a") == b"hello world"
+    local, begins_at = await store.local_copy("files/a", 2, 7, tmp_path / "copy")
+    with local.open("rb") as content:
+        content.seek(2 - begins_at)
+        assert content.read(5) == b"llo w"
+    with pytest.raises(ObjectNotFound):
+        await store.local_copy("files/b", 0, 1, tmp_path / "none")
 
 
 async def test_second_creation_is_refused_and_changes_nothing(store: ObjectStore) -> None:
@@ -188,3 +209,21 @@ async def test_wrong_keys_are_one_sentence(tmp_path: Path) -> None:
 
     with pytest.raises(SetupError, match="check keys"):
         await open_store(settings)
+
+
+async def test_file_on_another_disk_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await open_store(settings_for("directory", tmp_path))
+    (tmp_path / "a").write_bytes(b"content")
+    link, calls = os.link, list[str]()
+
+    def link_within_a_disk(source: Path, target: Path) -> None:
+        calls.append(str(source))
+        if source == tmp_path / "a":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        link(source, target)
+
+    monkeypatch.setattr("shared.directory_store.os.link", link_within_a_disk)
+    await store.adopt("files/a", tmp_path / "a")
+
+    assert (await store.read("files/a"), len(calls)) == (b"content", 2)
+    await store.close()

@@ -1,9 +1,11 @@
 """The simulated object store, and how a process sees it."""
 
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 from shared.errors import ObjectExists, ObjectNotFound, UnavailableError
+from shared.object_store import download
 from tests.simulation.process import Process
 
 
@@ -38,6 +40,12 @@ class StorePort:
         await self._process.operate(
             lambda: self._store.create(key, content), on_lost=UnavailableError("store"), danger=danger
         )
+
+    async def adopt(self, key: str, path: Path) -> None:
+        await self.create(key, path.read_bytes())
+
+    async def local_copy(self, key: str, start: int, end: int, path: Path) -> tuple[Path, int]:
+        return await download(self, key, start, end, path)
 
     async def concatenate(self, key: str, parts: Sequence[str]) -> None:
         await self.create(key, b"".join([self._store.objects[part] for part in parts]))
