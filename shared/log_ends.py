@@ -48,6 +48,15 @@ class LogEnds:
             self._next = asyncio.create_task(self._ask_after(self._running))
         return await asyncio.shield(self._next)
 
+    async def begin(self) -> Ends:
+        """The first record of each partition that is still there; raises UnavailableError."""
+        if self._consumer is None:
+            raise UnavailableError("the log is not connected")
+        try:
+            return dict(await self._consumer.beginning_offsets(self._partitions))
+        except (ConsumerStoppedError, *KAFKA_ERRORS) as error:
+            raise UnavailableError(f"the log does not say where it begins: {error!r}") from error
+
     async def _ask_after(self, running: asyncio.Task[Ends] | None) -> Ends:
         """Who asks while a question is on its way waits for the next one, which all of them share."""
         if running is not None:

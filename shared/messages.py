@@ -231,6 +231,9 @@ class WorkerHeartbeat(Message, frozen=True, kw_only=True):
     in_flight: int
     started_at: int
     sent_at_ms: int
+    # Lines in the engine at most, and partitions of the request topic that the worker has.
+    window: int = 0
+    num_partitions: int = 0
 
 
 class CancelHint(Message, frozen=True, kw_only=True):

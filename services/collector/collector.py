@@ -27,6 +27,7 @@ from shared.kafka import KAFKA_ERRORS
 from shared.lifecycle import Stop
 from shared.log_reader import LogReader, Record
 from shared.messages import ShardProgressed, UnreadableRecord, encode
+from shared.pace import Pace
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import CompletionHeaders, read_completion_headers
 from shared.segment import Entry, Segment, SegmentBuilder, flush_due
@@ -37,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 POLL_TIMEOUT_MS = 200
 POLL_RECORDS = 2_000
+# Between two polls: each lets the client fetch once more, whatever there is.
+POLL_INTERVAL_S = 0.02
 RECOVER_BACKOFF_S = 1.0
 
 
@@ -138,7 +141,9 @@ class PartitionCollector:
     async def _collect(self, reader: LogReader, stop: Stop, tasks: asyncio.TaskGroup) -> None:
         builder = self._chain.builder()
         opened_at, closing = time.monotonic(), []
+        pace = Pace(POLL_INTERVAL_S)
         while not stop.requested:
+            await pace.turn()
             for record in await reader.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=POLL_RECORDS):
                 if not len(builder):
                     opened_at = time.monotonic()

@@ -15,11 +15,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from services.inference.offset_tracker import OffsetTracker
-from services.inference.partition_note import PartitionNote, decode_note, encode_note
 from shared.errors import HeadraceError, UnavailableError
 from shared.group_offsets import GroupOffsets
 from shared.kafka import KAFKA_ERRORS, consumer_options, start_client, stop_client
 from shared.log_reader import Record
+from shared.partition_note import PartitionNote, decode_note, encode_note
 from shared.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
@@ -88,6 +88,11 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         await self.commit(held=not is_clean)
         consumer, self._consumer = self._consumer, None
         await stop_client(consumer)
+
+    @property
+    def num_partitions(self) -> int:
+        """Partitions that are this worker's now."""
+        return len(self._consumer.assignment()) if self._consumer is not None and self._stable else 0
 
     @property
     def is_suspicious(self) -> bool:

@@ -18,7 +18,16 @@ class WorkerIdentity:
     started_at: int
 
 
-def heartbeat(topics: Topics, who: WorkerIdentity, state: str, num_in_flight: int, now_ms: int) -> OutgoingRecord:
+@dataclass(frozen=True, slots=True)
+class WorkerLoad:
+    """What it does now: lines held, lines in the engine at most, partitions of the request topic."""
+
+    num_in_flight: int
+    window: int
+    num_partitions: int
+
+
+def heartbeat(topics: Topics, who: WorkerIdentity, state: str, load: WorkerLoad, now_ms: int) -> OutgoingRecord:
     """The record for `joining`, `ready` or `stopped`."""
     beat = WorkerHeartbeat(
         worker_id=who.worker_id,
@@ -26,7 +35,9 @@ def heartbeat(topics: Topics, who: WorkerIdentity, state: str, num_in_flight: in
         endpoints=who.endpoints,
         engine=who.engine,
         state=state,
-        in_flight=num_in_flight,
+        in_flight=load.num_in_flight,
+        window=load.window,
+        num_partitions=load.num_partitions,
         started_at=who.started_at,
         sent_at_ms=now_ms,
     )

@@ -10,13 +10,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from services.inference.partition_note import (
-    ISOLATE_AFTER_DEATHS,
-    PartitionNote,
-    finished_bits,
-    finished_offsets,
-    take_over,
-)
+from services.inference.suspicion import ISOLATE_AFTER_DEATHS, take_over
+from shared.partition_note import PartitionNote, finished_bits, finished_offsets
 
 
 class OffsetTracker:

@@ -50,7 +50,8 @@ class WorkerSettings(Block):
     engine_silence_s: Seconds = 120.0
     transient_tries: int = Field(default=5, ge=1)
     heartbeat_s: Seconds = 2.0
-    commit_interval_s: Seconds = 1.0
+    # The dispatcher measures by what is committed.
+    commit_interval_s: Seconds = 0.25
     echo: EchoSettings = EchoSettings()
 
 

@@ -17,9 +17,9 @@ from opentelemetry.trace import Span, SpanKind
 from services.inference.assigned_log import AssignedLog
 from services.inference.completion import completion_headers_for, unanswered
 from services.inference.engine_room import EngineRoom
-from services.inference.heartbeat import WorkerIdentity, heartbeat
+from services.inference.heartbeat import WorkerIdentity, WorkerLoad, heartbeat
 from services.inference.job import Done, Job
-from services.inference.partition_note import group_size
+from services.inference.suspicion import group_size
 from services.inference.throughput import Throughput
 from services.inference.window import lines_to_fetch, look_ahead
 from shared import identifiers
@@ -28,6 +28,7 @@ from shared.lifecycle import Deadline, Stop, StopReason
 from shared.log_reader import LogReader, Record
 from shared.messages import CancelHint, UnreadableRecord
 from shared.openai_batch import decode_request_line, prompt_of
+from shared.pace import Pace
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, completion_headers, read_request_headers
 from shared.telemetry import Telemetry, context_from, line_attributes, messaging_attributes, traceparent_of
@@ -36,6 +37,8 @@ from shared.topics import Topics, completion_key, partition_of, shard_of_line
 log = structlog.get_logger(__name__)
 
 POLL_TIMEOUT_MS = 200
+# Between two groups of completions: a group costs client and broker nearly the same, however many are in it.
+PUBLISH_INTERVAL_S = 0.02
 CONTROL_POLL_TIMEOUT_MS = 1000
 # Share of the drain deadline for lines in flight; the rest is for the last publish, commit and close.
 DRAIN_SHARE = 0.7
@@ -214,8 +217,10 @@ class Worker:
         return self._telemetry.tracer.start_span(f"process {record.topic}", parent, SpanKind.CONSUMER, attributes)
 
     async def _publish_finished(self) -> None:
+        pace = Pace(PUBLISH_INTERVAL_S)
         while True:
             await self._finished.wait()
+            await pace.turn()
             self._finished.clear()
             done = self._room.take()
             if not done:
@@ -262,7 +267,8 @@ class Worker:
             await asyncio.sleep(interval_s if self._assigned.joined else interval_s / 10)
 
     def _beat(self, state: str) -> OutgoingRecord:
-        return heartbeat(self._topics, self._identity, state, self._num_in_flight, int(time.time() * 1000))
+        load = WorkerLoad(self._num_in_flight, self._room.window, self._assigned.num_partitions)
+        return heartbeat(self._topics, self._identity, state, load, int(time.time() * 1000))
 
     async def _listen_to_engine(self, silence_s: float) -> None:
         """Notice an engine, or a loop that it blocks, that gives no sign of life."""

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -34,6 +35,7 @@ from services.ingest.log_writer import LogWriter
 from services.ingest.lookup import Lookup
 from services.ingest.model_pools import ModelPools
 from services.ingest.ownership import Ownership
+from services.ingest.pool_queues import PoolQueues
 from services.ingest.quota import Quota
 from services.ingest.rate_limiter import RateLimiter
 from services.ingest.read_model import ReadModel
@@ -41,6 +43,7 @@ from services.ingest.readiness import missing
 from services.ingest.settings import IngestSettings
 from services.ingest.uploads import Uploads
 from services.ingest.view_feed import ViewFeed, state_partitions
+from shared.group_offsets import GroupOffsets
 from shared.health import serve_health, start_server
 from shared.kafka import make_producer, start_client, stop_client
 from shared.lifecycle import Stop, run_service, stop_on_signals
@@ -68,6 +71,7 @@ class Ports:
     view: ReadModel
     feed: ViewFeed
     ownership: Ownership
+    queues: PoolQueues
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,14 @@ class IngestProcess:
         ownership = Ownership(kafka, self._topics, s.ingest.instance_id or None)
         stack.push_async_callback(ownership.close)
         ends = LogEnds(kafka, state_partitions(self._topics))
+        queues = PoolQueues(
+            topics=self._topics,
+            view=view,
+            group_offsets=GroupOffsets(kafka),
+            new_ends=partial(LogEnds, kafka),
+            worker_silence_s=s.ingest.worker_silence_s,
+        )
+        stack.push_async_callback(queues.close)
         return Ports(
             store=store,
             log_id=log_id,
@@ -132,6 +144,7 @@ class IngestProcess:
             view=view,
             feed=ViewFeed(LogReader(kafka), ends, view, self._topics),
             ownership=ownership,
+            queues=queues,
         )
 
     def _roles(self, ports: Ports) -> Roles:
@@ -211,6 +224,7 @@ class IngestProcess:
             ownership=ports.ownership,
             store=ports.store,
             publisher=ports.publisher,
+            queues=ports.queues,
             telemetry=ports.telemetry,
         )
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import msgspec
 import structlog
@@ -11,6 +11,8 @@ from opentelemetry.trace import SpanKind
 
 from services.ingest.input_file import InputFile
 from services.ingest.line_source import read_lines
+from services.ingest.placement import prefix_of
+from services.ingest.pool_queues import PoolQueues
 from shared.batch_state import BatchView
 from shared.errors import ObjectExists, ObjectNotFound
 from shared.jsonl import Line
@@ -26,6 +28,15 @@ log = structlog.get_logger(__name__)
 
 # Lines between two breaths of the event loop while a file is validated.
 LINES_PER_TURN = 200
+
+
+# What the prompt begins with, by endpoint.
+_PROMPT_MEMBERS = {
+    "/v1/chat/completions": b'"messages"',
+    "/v1/completions": b'"prompt"',
+    "/v1/embeddings": b'"input"',
+    "/v1/responses": b'"input"',
+}
 
 
 async def validate(store: ObjectStore, created: BatchCreated, checked: InputFile) -> BatchDispatched:
@@ -74,7 +85,7 @@ class BatchRun:
         topics: Topics,
         publisher: Publisher,
         telemetry: Telemetry,
-        turns: Iterator[int],
+        queues: PoolQueues,
     ) -> None:
         assert view.dispatch is not None and view.dispatch.pool_models, "validated batches only"
         self._created = view.created
@@ -83,8 +94,10 @@ class BatchRun:
         self._store = store
         self._publisher = publisher
         self._telemetry = telemetry
-        # All runs of a process take turns over the partitions, so that many small batches are spread too.
-        self._turns = turns
+        self._queues = queues
+        self._prompt_member = _PROMPT_MEMBERS.get(self._created.endpoint, b'"messages"')
+        # A line that was read and found no room.
+        self._held: Line | None = None
         self._answered: bytes | None = None
         self._num_answered_before = self._num_skipped = 0
         self.cursor = view.dispatch
@@ -104,22 +117,40 @@ class BatchRun:
         answered_here = max(0, num_answered - self._num_answered_before)
         return max(0, self.cursor.next_line - self._num_skipped - answered_here)
 
+    @property
+    def room(self) -> int | None:
+        """Lines that its workers' queues have room for; None = as many as one likes."""
+        return self._queues.of(next(iter(self._pools))).room if self._is_bounded else None
+
+    @property
+    def _is_bounded(self) -> bool:
+        """Whether lines wait for room. Of several models one that finds none would stop all others behind it."""
+        return len(self._pools) == 1 and self._queues.is_bounded(next(iter(self._pools)))
+
     async def dispatch(self, num_lines: int) -> None:
-        """Publish the next lines and move the cursor once they are acknowledged; raises UnavailableError."""
+        """Publish the next lines, as far as there is room, and move the cursor once they are acknowledged.
+
+        Raises UnavailableError.
+        """
         if self._answered is None:
             await self._load_answered()
-        records: list[OutgoingRecord] = []
+        for model in self._pools:
+            self._queues.of(model).begin_round(num_lines)
+        is_bounded, records = self._is_bounded, list[OutgoingRecord]()
         next_line, end_byte = self.cursor.next_line, self.cursor.next_byte
         while len(records) < num_lines:
-            line = await anext(self._lines, None)
+            line, self._held = self._held or await anext(self._lines, None), None
             if line is None:
                 break
             assert line.value is not None, "validation refuses lines over the limit"
-            next_line, end_byte = line.number + 1, line.end
             if self._was_answered(line.number):
                 self._num_skipped += 1
+            elif (record := self._record(line.number, line.value, is_bounded=is_bounded)) is not None:
+                records.append(record)
             else:
-                records.append(self._record(line.number, line.value))
+                self._held = line
+                break
+            next_line, end_byte = line.number + 1, line.end
         written = await self._publisher.send_all(records)
         offsets = dict(self.cursor.highest_offsets)
         for metadata in written:
@@ -149,9 +180,14 @@ class BatchRun:
         bits = self._answered or b""
         return line >> 3 < len(bits) and bool(bits[line >> 3] & (1 << (line & 7)))
 
-    def _record(self, number: int, value: bytes) -> OutgoingRecord:
-        created, topic = self._created, self._topic_of(value)
-        partition = next(self._turns) % topic.partitions
+    def _record(self, number: int, value: bytes, *, is_bounded: bool) -> OutgoingRecord | None:
+        """The line as a record, or None when no queue has room."""
+        created, model = self._created, self._pool_of(value)
+        topic = self._pools[model]
+        prefix = prefix_of(value, self._prompt_member)
+        partition = self._queues.of(model).place(prefix, is_bounded=is_bounded)
+        if partition is None:
+            return None
         headers = RequestHeaders(
             batch_id=created.id,
             line=number,
@@ -162,10 +198,10 @@ class BatchRun:
         )
         return OutgoingRecord(topic.name, value, partition, None, request_headers(headers))
 
-    def _topic_of(self, value: bytes) -> Topic:
+    def _pool_of(self, value: bytes) -> str:
         if len(self._pools) == 1:
-            return next(iter(self._pools.values()))
-        return self._pools[self.cursor.pool_of(model_of_line(value))]
+            return next(iter(self._pools))
+        return self.cursor.pool_of(model_of_line(value))
 
     def _trace(self, number: int, value: bytes, topic: Topic, partition: int) -> str | None:
         """Begin the trace of a sampled line: a trace of its own, linked to the batch's."""

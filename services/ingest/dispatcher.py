@@ -1,7 +1,6 @@
 """How do the batches that this process owns move on? SHELL: asks `batch_step` and `pacing`, and acts on the answers."""
 
 import asyncio
-import itertools
 import math
 import time
 from collections import defaultdict
@@ -16,6 +15,7 @@ from services.ingest.batch_step import Dispatch, RecordEnd, Step, Validate, Wait
 from services.ingest.input_checks import InputChecks
 from services.ingest.ownership import Ownership
 from services.ingest.pacing import Limits, Runnable, shares, urgency
+from services.ingest.pool_queues import PoolQueues
 from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
 from services.ingest.view_feed import ViewFeed
@@ -54,6 +54,7 @@ class Dispatcher:
         ownership: Ownership,
         store: ObjectStore,
         publisher: Publisher,
+        queues: PoolQueues,
         telemetry: Telemetry,
     ) -> None:
         self._settings = settings
@@ -64,11 +65,11 @@ class Dispatcher:
         self._ownership = ownership
         self._store = store
         self._publisher = publisher
+        self._queues = queues
         self._telemetry = telemetry
         self._validating: dict[str, asyncio.Task[None]] = {}
         self._validate_slots = asyncio.Semaphore(settings.validate_concurrency)
         self._runs: dict[str, BatchRun] = {}
-        self._turns = itertools.count()
         self._ended: dict[str, float] = {}
         self._stuck: set[str] = set()
         self._runnable: list[str] = []
@@ -238,6 +239,7 @@ class Dispatcher:
 
     async def _dispatch_round(self, views: Sequence[BatchView]) -> bool:
         by_id = {view.created.id: view for view in views}
+        await self._queues.refresh({model for view in views if view.dispatch for model in view.dispatch.pool_models})
         candidates: list[Runnable] = []
         tenant_outstanding: dict[str, int] = defaultdict(int)
         for view in views:
@@ -261,11 +263,14 @@ class Dispatcher:
         created, run = view.created, self._runs.get(view.created.id)
         assert view.dispatch is not None, "validated batches only"
         cursor = run.cursor if run else view.dispatch
+        remaining = cursor.total - cursor.next_line
+        if run is not None and run.room is not None:
+            remaining = min(remaining, run.room)
         return Runnable(
             batch_id=created.id,
             tenant=created.tenant,
             urgency=urgency(created),
-            remaining=cursor.total - cursor.next_line,
+            remaining=remaining,
             outstanding=run.outstanding(view.answered) if run else max(0, cursor.next_line - view.answered),
         )
 
@@ -286,7 +291,7 @@ class Dispatcher:
                 topics=self._topics,
                 publisher=self._publisher,
                 telemetry=self._telemetry,
-                turns=self._turns,
+                queues=self._queues,
             )
         return run
 

@@ -164,6 +164,11 @@ class ReadModel:
         """Models of workers that said that they are ready a short while ago."""
         return {model for beat in self._ready(now_ms, silence_s) for model in beat.models}
 
+    def windows_alive(self, model: str, now_ms: int, silence_s: float) -> list[tuple[int, int]]:
+        """Of each ready worker of a model: lines in its engine at most, and its number of partitions."""
+        ready = self._ready(now_ms, silence_s)
+        return [(beat.window, beat.num_partitions) for beat in ready if model in beat.models]
+
     def endpoints_alive(self, now_ms: int, silence_s: float) -> set[str]:
         """Endpoints that ready workers offer."""
         return {endpoint for beat in self._ready(now_ms, silence_s) for endpoint in beat.endpoints}

@@ -222,3 +222,24 @@ class GroupOffsets:
 
     async def close(self) -> None:
         pass
+
+
+class Ends:
+    """The port of shared.log_ends."""
+
+    def __init__(self, log: Log, process: Process, partitions: Iterable[TopicPartition]) -> None:
+        self._log, self._process, self._partitions = log, process, list(partitions)
+
+    async def open(self) -> None:
+        pass
+
+    async def now(self) -> dict[TopicPartition, int]:
+        return await self._process.operate(
+            lambda: {tp: self._log.end(tp) for tp in self._partitions}, on_lost=UnavailableError("broker")
+        )
+
+    async def begin(self) -> dict[TopicPartition, int]:
+        return dict.fromkeys(self._partitions, 0)
+
+    async def close(self) -> None:
+        pass

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from services.collector import audit, auditor, closing, collector, ledger
-from services.inference import offset_tracker, partition_note, worker
+from services.inference import offset_tracker, suspicion, worker
 from services.ingest import dispatcher
 from shared import publisher
 from tests.simulation import object_store
@@ -74,7 +74,7 @@ def _no_resend() -> None:
 
 def _no_isolation() -> None:
     """Forget that an owner died."""
-    take_over = partition_note.take_over
+    take_over = suspicion.take_over
 
     def forgetful(note: Any, window: int) -> Any:
         return take_over(note and msgspec.structs.replace(note, held=False, deaths=0), window)

@@ -59,6 +59,10 @@ class Follow:
         """As ReadModel."""
         return {MODEL}
 
+    def windows_alive(self, *_: Any) -> list[tuple[int, int]]:
+        """As ReadModel."""
+        return [(6, 2)]
+
     async def wait_for(self, _written: Any) -> None:
         """As ViewFeed."""
         await self.process.operate(lambda: None)

@@ -8,6 +8,7 @@ import asyncio
 import json
 import random
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from services.inference.window import WindowLimits
 from services.inference.worker import Worker
 from services.ingest.dispatcher import Dispatcher
 from services.ingest.input_file import InputFile, LineRules
+from services.ingest.pool_queues import PoolQueues
 from services.ingest.settings import IngestBlock
 from shared.errors import HeadraceError
 from shared.lifecycle import Stop
@@ -42,7 +44,7 @@ from shared.topics import facet_key
 from tests.simulation.clock import EPOCH_S
 from tests.simulation.group_consumer import GroupConsumer
 from tests.simulation.invariants import KAFKA, TOPICS, Broken, Invariants
-from tests.simulation.log import Group, GroupOffsets, Log, Producer, Reader
+from tests.simulation.log import Ends, Group, GroupOffsets, Log, Producer, Reader
 from tests.simulation.object_store import Store
 from tests.simulation.plan import make_plan
 from tests.simulation.process import Faults, Killed, Process
@@ -253,6 +255,13 @@ class World:
             ownership=Owner(self, process),  # type: ignore[arg-type]
             store=self.store.of(process),
             publisher=Publisher(Producer(self.log, process)),
+            queues=PoolQueues(
+                topics=TOPICS,
+                view=follow,  # type: ignore[arg-type]
+                group_offsets=GroupOffsets(self.log, process),  # type: ignore[arg-type]
+                new_ends=partial(Ends, self.log, process),  # type: ignore[arg-type]
+                worker_silence_s=10,
+            ),
             telemetry=TELEMETRY,
         )
         await dispatcher.run(Stop())

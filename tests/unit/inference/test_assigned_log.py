@@ -9,7 +9,7 @@ from aiokafka.errors import CommitFailedError
 from aiokafka.structs import OffsetAndMetadata
 
 from services.inference.assigned_log import REBALANCES_MAX, SPAN_MAX, AssignedLog, EndlessRebalance
-from services.inference.partition_note import PartitionNote, decode_note, encode_note, finished_offsets
+from shared.partition_note import PartitionNote, decode_note, encode_note, finished_offsets
 from shared.settings import KafkaSettings
 
 TP = TopicPartition("t", 0)

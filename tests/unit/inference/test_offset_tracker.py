@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.offset_tracker import OffsetTracker
-from services.inference.partition_note import (
+from services.inference.suspicion import group_size
+from shared.partition_note import (
     NOTE_CHARS_MAX,
     PartitionNote,
     decode_note,
     encode_note,
     finished_bits,
     finished_offsets,
-    group_size,
 )
 
 

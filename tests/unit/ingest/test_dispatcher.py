@@ -31,7 +31,9 @@ def dispatcher(error: Exception, **given: Any) -> Dispatcher:
 
     store, nothing, checks = MemoryObjectStore(), Any, Checks()
     store.objects[file_key("f")] = b"{}"
-    ports: dict[str, Any] = dict.fromkeys(("topics", "view", "feed", "ownership", "publisher", "telemetry"), nothing)
+    ports: dict[str, Any] = dict.fromkeys(
+        ("topics", "view", "feed", "ownership", "publisher", "queues", "telemetry"), nothing
+    )
     return Dispatcher(settings=IngestBlock(), checks=checks, store=store, **ports | given)  # type: ignore[arg-type]
 
 

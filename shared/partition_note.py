@@ -1,13 +1,8 @@
-"""What does a worker write beside a committed offset, and what does the next owner make of it? PURE.
+"""What does a worker write beside a committed offset? PURE codec.
 
-The note tells which offsets above the committed one are finished, so that a kill repeats little, and whether the owner
-let go of the partition or died with it. A record that kills the process is found by what was running at each death:
-
-    deaths 0, 1   everything runs; from the first death on the note is written before records start
-    deaths 2 …    suspects run in groups of a sixteenth, with nothing beside them; the note names the group
-    a group of one that dies is condemned: it is not run again
-
-Kafka allows 4,096 bytes of metadata per partition; a map of finished offsets that does not fit is left out.
+The note tells which offsets above the committed one are finished, so that a kill repeats little and the dispatcher
+knows how long the queue really is, and whether the owner let go of the partition or died with it. Kafka allows 4,096
+bytes of metadata per partition; a map of finished offsets that does not fit is left out.
 """
 
 import base64
@@ -17,8 +12,6 @@ from collections.abc import Iterable
 import msgspec
 
 NOTE_CHARS_MAX = 4_000
-GROUPS = 16
-ISOLATE_AFTER_DEATHS = 2
 _VERSION = 1
 
 
@@ -74,32 +67,9 @@ def finished_offsets(bits: bytes, base: int) -> set[int]:
     return {base + 8 * byte + bit for byte, value in enumerate(bits) for bit in range(8) if value & (1 << bit)}
 
 
-def take_over(note: PartitionNote | None, window: int) -> PartitionNote:
-    """What a new owner holds, given what the last one left. `window` = records that it may have had at once."""
-    if note is None:
-        return PartitionNote(held=True)
-    kept = PartitionNote(
-        held=True, deaths=note.deaths, suspects_end=note.suspects_end, condemned=note.condemned, finished=note.finished
-    )
-    if not note.held:
-        return kept
-    if note.deaths >= ISOLATE_AFTER_DEATHS and not note.trial:
-        return msgspec.structs.replace(kept, deaths=0, suspects_end=0)  # what died ran in another partition
-    if note.trial and note.is_alone:
-        condemned = (*note.condemned, *note.trial)
-        return msgspec.structs.replace(kept, deaths=0, suspects_end=0, condemned=condemned)
-    if note.trial:
-        suspects_end = max(note.trial) + 1
-    elif note.deaths:
-        suspects_end = note.handed_out_to  # written before they started, so it is exact
-    else:
-        suspects_end = note.handed_out_to + window
-    return msgspec.structs.replace(kept, deaths=note.deaths + 1, suspects_end=suspects_end)
-
-
-def group_size(num_suspects: int) -> int:
-    """How many suspects run together."""
-    return max(1, -(-num_suspects // GROUPS))
+def num_finished(note: PartitionNote | None) -> int:
+    """How many offsets above the committed one are finished, as far as the note says."""
+    return int.from_bytes(note.finished).bit_count() if note else 0
 
 
 def _pack(note: PartitionNote) -> str:

@@ -1,0 +1,157 @@
+"""Who gets a line: the queue that ends first, like lines together, and nobody more than is worked off soon."""
+
+import random
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.ingest.placement import FLOOR_UNKNOWN, HORIZON_S, RUN_MAX, Queues, floor_of, prefix_of
+
+
+class Pool:
+    """Partitions that are worked off at so many lines a second, looked at four times a second."""
+
+    def __init__(self, *rates: float) -> None:
+        self.queues = Queues(len(rates))
+        self.rates, self.now_s = rates, 0.0
+        self.ends = dict.fromkeys(range(len(rates)), 0)
+        self.finished = dict.fromkeys(range(len(rates)), 0.0)
+        self.look()
+
+    def look(self) -> None:
+        whole = {partition: int(finished) for partition, finished in self.finished.items()}
+        self.queues.measured(self.ends, whole, self.now_s, floor=8)
+
+    def place(self, num_lines: int, prefix: bytes | None = None) -> int:
+        """How many found room."""
+        self.queues.begin_round(num_lines)
+        for number in range(num_lines):
+            partition = self.queues.place(b"%d" % random.getrandbits(64) if prefix is None else prefix)
+            if partition is None:
+                return number
+            self.ends[partition] += 1
+        return num_lines
+
+    def pass_time(self, seconds: float = 0.25) -> None:
+        self.now_s += seconds
+        for partition, rate in enumerate(self.rates):
+            self.finished[partition] = min(self.ends[partition], self.finished[partition] + rate * seconds)
+        self.look()
+
+    def run(self, num_lines: int) -> float:
+        """Seconds until so many lines are finished that come as fast as there is room."""
+        left = num_lines
+        while left or sum(self.finished.values()) < sum(self.ends.values()):
+            left -= self.place(left)
+            self.pass_time()
+        return self.now_s
+
+
+def test_few_lines_are_spread_and_many_stay_together_for_a_while() -> None:
+    few, many = Pool(*[1.0] * 4), Pool(*[1.0] * 4)
+    few.place(8)
+    many.queues.begin_round(1000)
+
+    assert few.queues.lengths == [2, 2, 2, 2]
+    runs = [many.queues.place(b"%d" % n) for n in range(RUN_MAX * 2)]
+    assert runs == [0] * RUN_MAX + [1] * RUN_MAX
+
+
+def test_shortest_queue_is_joined() -> None:
+    queues = Queues(3)
+    queues.measured({0: 10, 1: 30, 2: 20}, {0: 0, 1: 0, 2: 15}, 0.0, floor=64)
+    queues.begin_round(3)
+
+    assert queues.lengths == [10, 30, 5]
+    assert [queues.place(b"%d" % n) for n in range(3)] == [2, 2, 2]
+
+
+def test_nothing_is_placed_beyond_what_may_wait_unless_nobody_measured() -> None:
+    queues = Queues(2)
+    assert queues.room == 2 * FLOOR_UNKNOWN
+    queues.begin_round(1000)
+    placed = [queues.place(b"%d" % n) for n in range(200)]
+
+    assert Counter(placed) == {0: FLOOR_UNKNOWN, 1: FLOOR_UNKNOWN, None: 200 - 2 * FLOOR_UNKNOWN}
+    assert queues.room == 0
+    assert queues.place(b"x", is_bounded=False) is not None
+
+
+def test_like_lines_go_where_the_others_went_while_that_is_not_longer_than_the_rest() -> None:
+    pool = Pool(*[1000.0] * 4)
+    homes: dict[bytes, Counter[int]] = {b"%d" % n: Counter() for n in range(16)}
+    for _ in range(40):
+        pool.queues.begin_round(64)
+        for prefix in list(homes) * 4:
+            partition = pool.queues.place(prefix)
+            assert partition is not None
+            pool.ends[partition] += 1
+            homes[prefix][partition] += 1
+        pool.pass_time()
+
+    assert all(home.most_common(1)[0][1] >= 0.9 * home.total() for home in homes.values())
+    totals = list(pool.ends.values())
+    assert max(totals) <= 2 * min(totals), "as even as sixteen of them on four can be, nearly"
+
+
+def test_one_prompt_for_all_does_not_mean_one_worker_for_all() -> None:
+    pool = Pool(*[1.0] * 12)
+    pool.place(100, prefix=b"You are a helpful assistant.")
+
+    assert max(pool.queues.lengths) <= 25
+    assert sum(1 for length in pool.queues.lengths if length) >= 5
+
+
+def test_slow_worker_gets_less_and_nobody_waits_for_it() -> None:
+    rates = (1000.0, 1000.0, 1000.0, 50.0)
+    seconds = Pool(*rates).run(20_000)
+
+    assert seconds <= 20_000 / sum(rates) + HORIZON_S
+
+
+def test_queue_that_was_empty_when_looked_at_grows_until_it_is_not() -> None:
+    pool = Pool(5000.0)
+    for _ in range(12):
+        pool.place(100_000)
+        pool.pass_time()
+
+    assert pool.queues.may_hold[0] >= 5000.0 * 0.25 * 2
+    for _ in range(40):
+        pool.rates = (10.0,)
+        pool.place(100_000)
+        pool.pass_time()
+    assert pool.queues.may_hold[0] <= 10.0 * HORIZON_S * 2
+
+
+def test_batch_alone_on_a_fast_pool_is_not_held_up_by_looking_seldom() -> None:
+    assert Pool(*[500.0] * 12).run(50_000) <= 1.3 * 50_000 / 6000 + 2
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=6), st.integers(1, 300), st.integers(0, 20))
+def test_lengths_add_up_and_no_queue_is_overfull(begin: list[int], num_lines: int, variety: int) -> None:
+    queues = Queues(len(begin))
+    queues.measured(dict(enumerate(begin)), dict.fromkeys(range(len(begin)), 0), 0.0, floor=10)
+    room = queues.room
+    queues.begin_round(num_lines)
+    placed = [queues.place(b"%d" % (n % (variety + 1))) for n in range(num_lines)]
+
+    found = Counter(partition for partition in placed if partition is not None)
+    assert found.total() == min(room, num_lines)
+    assert queues.lengths == [length + found[partition] for partition, length in enumerate(begin)]
+    pairs = zip(queues.lengths, queues.may_hold, begin, strict=True)
+    assert all(length <= max(may_hold, before) for length, may_hold, before in pairs)
+
+
+def test_floor_is_a_window_and_a_half_over_a_worker_s_partitions() -> None:
+    assert floor_of([(384, 12), (384, 0), (0, 3)]) == 48
+    assert floor_of([(384, 6), (12, 6)]) == 96
+    assert floor_of([]) == FLOOR_UNKNOWN
+
+
+def test_prefix_is_what_the_prompt_begins_with() -> None:
+    line = b'{"custom_id": "1", "body": {"model": "m", "messages": [{"role": "system", "content": "Be brief'
+
+    assert prefix_of(line, b'"messages"').startswith(b'"messages": [{"role": "system"')
+    assert len(prefix_of(line + b"x" * 1000, b'"messages"')) == 256
+    assert prefix_of(line, b'"prompt"') == b""
