@@ -5,14 +5,14 @@ end do not count. A line longer than the limit is reported by its number and its
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 _BOM = b"\xef\xbb\xbf"
 _BLANK = b" \t\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """A line without its ending. `number` is 0-based; `end` is the byte after it, line ending included.
 
     `value` is None for a line over the limit.

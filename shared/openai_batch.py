@@ -105,22 +105,21 @@ def to_ascii_json(body: bytes) -> bytes:
     return body.strip()
 
 
-def answered_line(
-    *, batch_id: str, line: int, custom_id: str, request_id: str, status: int, body: bytes, error: bytes = b"null"
-) -> bytes:
+def answered_line(*, request_id: str, custom_id: str, status: int, body: bytes, error: bytes = b"null") -> bytes:
     """An output line (status 200) or an HTTP-level error line, with its newline.
 
-    `line` is 0-based; `body` is a JSON object in UTF-8, `error` the JSON of the top-level member. The id depends on
-    (batch id, line) alone, so a line that ran twice names itself the same.
+    `request_id` depends on (batch id, line) alone, so a line that ran twice names itself the same; `body` is a JSON
+    object in UTF-8, `error` the JSON of the top-level member.
     """
+    name = request_id.encode()
     return (
         b'{"id": "%b", "custom_id": %b, "response": '
         b'{"status_code": %d, "request_id": "%b", "body": %b}, "error": %b}\n'
         % (
-            identifiers.request_id(batch_id, line).encode(),
+            name,
             json.dumps(custom_id).encode(),
             status,
-            request_id.encode(),
+            name,
             to_ascii_json(body),
             error,
         )

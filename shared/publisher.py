@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
@@ -29,15 +30,14 @@ RECORDS_PER_TURN = 100
 RECORD_OVERHEAD_BYTES = 64
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingRecord:
+class OutgoingRecord(msgspec.Struct, frozen=True):
     """A record to be published; `partition` is explicit because our partition rules are our own."""
 
     topic: str
     value: bytes | None
     partition: int | None = None
     key: bytes | None = None
-    headers: Sequence[Header] = field(default_factory=tuple)
+    headers: Sequence[Header] = ()
 
     @property
     def num_bytes(self) -> int:
@@ -143,7 +143,7 @@ def _by_partition(records: Sequence[OutgoingRecord], indexes: list[int]) -> list
 
 def _append(batch: Any, r: OutgoingRecord) -> bool:
     """Whether the record found room; a batch always has room for its first one."""
-    if r.num_bytes > RECORD_BYTES_MAX:
+    if len(r.value or b"") > RECORD_BYTES_MAX // 2 and r.num_bytes > RECORD_BYTES_MAX:
         raise MessageSizeTooLargeError(f"a record of {r.num_bytes} bytes, at most {RECORD_BYTES_MAX} are allowed")
     return batch.append(timestamp=None, key=r.key, value=r.value, headers=list(r.headers)) is not None
 

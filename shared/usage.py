@@ -37,12 +37,15 @@ _body_decoder = msgspec.json.Decoder(_Body)
 _line_decoder = msgspec.json.Decoder(_Line)
 
 
-def usage_of(body: bytes) -> Usage:
-    """Tokens that an answer reports, in chat's or in responses' spelling; zeros when it reports none."""
+def usage_of(body: bytes) -> Usage | None:
+    """Tokens that an answer reports, in chat's or in responses' spelling; zeros when it reports none.
+
+    None when it cannot be read: it is no JSON object, or reports something else than tokens.
+    """
     try:
         return _counts(_body_decoder.decode(body))
     except (msgspec.MsgspecError, RecursionError):
-        return Usage()
+        return None
 
 
 def usage_of_line(line: bytes) -> Usage:

@@ -132,9 +132,9 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         if tracker is not None:
             tracker.finish(offset)
 
-    def is_condemned(self, record: Record) -> bool:
+    def is_condemned(self, tp: TopicPartition, offset: int) -> bool:
         """Whether this record killed its process when it ran alone."""
-        return self._tracker(TopicPartition(record.topic, record.partition)).is_condemned(record.offset)
+        return self._tracker(tp).is_condemned(offset)
 
     def acquit(self) -> None:
         """Drop all suspicion: the suspects did not come."""
@@ -188,7 +188,10 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         log.info("partitions assigned", topic=self._topic, partitions=sorted(tp.partition for tp in assigned))
 
     def _tracker(self, tp: TopicPartition) -> OffsetTracker:
-        return self._trackers.setdefault(tp, OffsetTracker())
+        tracker = self._trackers.get(tp)
+        if tracker is None:
+            tracker = self._trackers[tp] = OffsetTracker()
+        return tracker
 
     def _partitions_to_poll(self, only_suspects: bool) -> list[TopicPartition] | None:
         """None = all; the client then need not look each one up."""

@@ -35,13 +35,12 @@ def answered(
     With `duplicate_errors` the code and message of an HTTP failure are also the line's own `error`.
     """
     succeeded = answer.status == 200
-    if not _is_object(answer.body):
+    usage = usage_of(answer.body)
+    if usage is None and not _is_object(answer.body):
         return unanswered(headers, custom_id, "invalid_response", "The engine's answer is not a JSON object.")
     value = answered_line(
-        batch_id=headers.batch_id,
-        line=headers.line,
-        custom_id=custom_id,
         request_id=request_id,
+        custom_id=custom_id,
         status=answer.status,
         body=answer.body,
         error=duplicated_error(answer.status, answer.body) if duplicate_errors and not succeeded else b"null",
@@ -50,7 +49,7 @@ def answered(
         message = f"The response of {len(value)} bytes is larger than the {RECORD_BYTES_MAX} that a record may have."
         return unanswered(headers, custom_id, TOO_LARGE_CODE, message)
     if succeeded:
-        return Completion(value, True, usage_of(answer.body))
+        return Completion(value, True, usage or Usage())
     return Completion(value, False, Usage(), error_code_of(answer.status, answer.body))
 
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class EngineRequest:
+
+class EngineRequest(msgspec.Struct, frozen=True):
     """One request: the endpoint's path and its JSON body, as the user wrote it; the deadline is in Unix seconds."""
 
     request_id: str
@@ -15,8 +16,7 @@ class EngineRequest:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """An HTTP-like answer: `body` is a JSON object in UTF-8; a status other than 200 is the engine's refusal."""
 
     status: int

@@ -1,7 +1,6 @@
 """What is a line inside a worker? A request record, parsed, and what it ended as."""
 
-from dataclasses import dataclass
-
+import msgspec
 from aiokafka import TopicPartition
 from opentelemetry import trace
 
@@ -9,8 +8,7 @@ from services.inference.completion import Completion
 from shared.record_headers import RequestHeaders
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """A request record, parsed. `prompt` is the part of the body that engines cache by its beginning."""
 
     tp: TopicPartition
@@ -29,8 +27,7 @@ class Job:
         return self.headers.deadline_s
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """A job and the line that it ended as."""
 
     job: Job

@@ -137,7 +137,7 @@ class Worker:
             except UnreadableRecord as error:
                 await self._park(record, str(error))
                 continue
-            if self._assigned.is_condemned(record):
+            if self._assigned.is_condemned(job.tp, job.offset):
                 await self._end_condemned(record, job)
             else:
                 jobs.append(job)

@@ -62,11 +62,18 @@ def test_usage_of_responses_has_details() -> None:
     assert usage_of(json.dumps(body).encode()) == Usage(10, 6, 4, 5)
 
 
-@pytest.mark.parametrize(
-    "body", [b"{}", b'{"usage": null}', b'{"usage": 1}', b"x", b'{"usage": {"prompt_tokens": "1"}}']
-)
-def test_absent_or_odd_usage_counts_as_none(body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"{}", b'{"usage": null}'])
+def test_absent_usage_is_zero(body: bytes) -> None:
     assert usage_of(body) == Usage()
+
+
+@pytest.mark.parametrize("body", [b'{"usage": 1}', b'{"usage": {"prompt_tokens": "1"}}'])
+def test_odd_usage_counts_as_none_and_is_an_answer_all_the_same(body: bytes) -> None:
+    assert usage_of(body) is None
+
+    completion = answered(HEADERS, "c", "r", Answer(200, body))
+    assert completion.succeeded
+    assert completion.usage == Usage()
 
 
 def test_unanswered_says_why() -> None:

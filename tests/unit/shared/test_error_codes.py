@@ -26,7 +26,7 @@ def test_code_of_an_answer_and_of_its_line_are_the_same(body: Any, code: str) ->
 
     assert error_code_of(500, raw) == code
     if isinstance(body, dict):
-        line = answered_line(batch_id="b", line=0, custom_id="c", request_id="r", status=500, body=raw)
+        line = answered_line(request_id="r", custom_id="c", status=500, body=raw)
         assert error_code_of_line(line) == code
 
 
