@@ -1,6 +1,7 @@
 """Is this process alive, ready, and how is it? `/healthz`, `/readyz`, `/metrics` of services without an API. SHELL."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -20,12 +21,32 @@ from shared.settings import HealthSettings
 NotReady = Callable[[], Mapping[str, str]]
 
 
+# How often the server's `date` header is renewed; uvicorn itself wakes an idle process ten times as often.
+TICK_S = 1.0
+_TICKS_OF_A_SECOND = 10
+
+
 class QuietServer(uvicorn.Server):
-    """uvicorn without its signal handlers: signals belong to `lifecycle`."""
+    """uvicorn without its signal handlers, which belong to `lifecycle`, and without its ten wake-ups a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopping = asyncio.Event()
 
     @contextmanager
     def capture_signals(self) -> Any:
         yield
+
+    def stop(self) -> None:
+        """Answer what is under way, then end."""
+        self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(_TICKS_OF_A_SECOND):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._stopping.wait()
 
 
 async def start_server(config: uvicorn.Config) -> tuple[QuietServer, asyncio.Task[None]]:
@@ -78,5 +99,5 @@ async def serve_health(settings: HealthSettings, not_ready: NotReady) -> Any:
     try:
         yield
     finally:
-        server.should_exit = True
+        server.stop()
         await task

@@ -50,7 +50,7 @@ class KafkaSettings(Block):
     request_timeout_s: Seconds = 30.0
     linger_ms: int = Field(default=5, ge=0)
     # How long a broker may hold a fetch that finds nothing new; it answers at once when something comes.
-    fetch_max_wait_ms: int = Field(default=500, ge=1)
+    fetch_max_wait_ms: int = Field(default=1000, ge=1)
 
 
 class StoreSettings(Block):

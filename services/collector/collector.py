@@ -36,7 +36,8 @@ from shared.topics import Topics, facet_key, partition_of
 
 log = structlog.get_logger(__name__)
 
-POLL_TIMEOUT_MS = 200
+# A poll returns when something comes; with lines in hand it must not outlast the segment's age.
+POLL_TIMEOUT_MS, IDLE_POLL_TIMEOUT_MS = 200, 500
 POLL_RECORDS = 2_000
 # Between two polls: each lets the client fetch once more, whatever there is.
 POLL_INTERVAL_S = 0.02
@@ -144,7 +145,8 @@ class PartitionCollector:
         pace = Pace(POLL_INTERVAL_S)
         while not stop.requested:
             await pace.turn()
-            for record in await reader.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=POLL_RECORDS):
+            timeout_ms = POLL_TIMEOUT_MS if len(builder) else IDLE_POLL_TIMEOUT_MS
+            for record in await reader.poll(timeout_ms=timeout_ms, max_records=POLL_RECORDS):
                 if not len(builder):
                     opened_at = time.monotonic()
                 if shard := await self._fold(record, builder):

@@ -23,7 +23,7 @@ from services.inference.window import WindowLimits, next_window
 log = structlog.get_logger(__name__)
 
 # How often the engine's signals are looked at.
-ADAPT_INTERVAL_S = 0.5
+ADAPT_INTERVAL_S = 1.0
 
 
 class EngineRoom:

@@ -5,6 +5,7 @@ the offset done. Runs on the Kafka thread's loop; which line enters the engine w
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -36,9 +37,10 @@ from shared.topics import Topics, completion_key, partition_of, shard_of_line
 
 log = structlog.get_logger(__name__)
 
-POLL_TIMEOUT_MS = 200
+POLL_TIMEOUT_MS = 500
 # Between two groups of completions: a group costs client and broker nearly the same, however many are in it.
 PUBLISH_INTERVAL_S = 0.02
+IDLE_COMMIT_S = 2.0
 CONTROL_POLL_TIMEOUT_MS = 1000
 # Share of the drain deadline for lines in flight; the rest is for the last publish, commit and close.
 DRAIN_SHARE = 0.7
@@ -79,6 +81,7 @@ class Worker:
         self._num_in_flight = self._num_bytes = 0
         self._freed = asyncio.Event()
         self._finished = asyncio.Event()
+        self._to_commit = asyncio.Event()
         loop = asyncio.get_running_loop()
         room.connect(partial(loop.call_soon_threadsafe, self._finished.set))
 
@@ -230,6 +233,7 @@ class Worker:
                 self._assigned.finish(d.job.tp, d.job.offset)
                 if d.job.span is not None:
                     d.job.span.end()
+            self._to_commit.set()
             self._num_in_flight -= len(done)
             self._num_bytes -= sum(len(d.job.body) for d in done)
             self._throughput.note(len(done), time.monotonic(), is_idle=not self._num_in_flight)
@@ -256,9 +260,14 @@ class Worker:
         self._assigned.finish(TopicPartition(record.topic, record.partition), record.offset)
 
     async def _commit_regularly(self, interval_s: float) -> None:
+        """Soon after something was finished; at other times now and then, because a commit may have been refused."""
         while True:
-            await asyncio.sleep(interval_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(interval_s, IDLE_COMMIT_S)):
+                    await self._to_commit.wait()
+            self._to_commit.clear()
             await self._assigned.commit()
+            await asyncio.sleep(interval_s)
 
     async def _send_heartbeats(self, interval_s: float) -> None:
         while True:

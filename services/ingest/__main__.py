@@ -268,7 +268,7 @@ class IngestProcess:
             dispatch = group.create_task(dispatcher.run(self._stop), name="dispatcher")
             clean = group.create_task(housekeeping.run(self._stop), name="housekeeping")
             await self._stop.wait()
-            server.should_exit = True
+            server.stop()
             await http
             await asyncio.wait({dispatch}, timeout=self._settings.drain_timeout_s)
             dispatch.cancel()

@@ -31,7 +31,8 @@ from shared.topics import Topics, completion_key, num_shards, partition_of
 
 log = structlog.get_logger(__name__)
 
-TICK_S = 0.25
+# Between two looks when nothing came; a deadline may be so much late.
+TICK_S, IDLE_TICK_S = 0.25, 1.0
 FAULT_BACKOFF_S = 1.0
 BATCHES_PER_BREATH = 500
 # Between these looks at every open batch only those that changed or have lines to dispatch are looked at.
@@ -99,7 +100,7 @@ class Dispatcher:
 
     async def _wait_for_change(self) -> None:
         try:
-            async with asyncio.timeout(TICK_S):
+            async with asyncio.timeout(TICK_S if self._runnable or self._validating else IDLE_TICK_S):
                 await self._feed.changed.wait()
         except TimeoutError:
             return
