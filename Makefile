@@ -28,6 +28,7 @@ INFERENCE := .venv-inference/.$(ACCELERATOR)
 JARS := $(CACHE)/kafka-$(KAFKA_VERSION)/lib
 EMBEDDING_MODEL := $(CACHE)/models/all-MiniLM-L6-v2
 TINY_MODEL := $(CACHE)/models/tiny-chat
+SMALL_MODEL := $(CACHE)/models/small-chat
 MINIO := $(CACHE)/minio-$(MINIO_VERSION)/minio
 VERSITYGW := $(CACHE)/versitygw-$(VERSITYGW_VERSION)/versitygw
 JAEGER := $(CACHE)/jaeger-$(JAEGER_VERSION)/jaeger
@@ -78,8 +79,8 @@ chaos: $(DEV) $(if $(HAS_JVM),$(JARS)) $(TOOLS) ## Faults against a real broker 
 soak: $(DEV) $(JARS) $(TOOLS) ## Hours: 50,000-line batches under 200 faults, then one of 1,000,000 lines (SEED=).
 	.venv/bin/python -m tests.chaos.soak $(if $(SEED),--seed $(SEED))
 
-bench: $(SETUP) ## Rows per second and CPU per row with the echo engine.
-	.venv/bin/python -m tests.bench.rows_per_second
+bench: $(SETUP) $(DEV) $(if $(HAS_VLLM),$(VLLM_SETUP) $(SMALL_MODEL)) ## Every figure with a target, as a table and JSON (ONLY=echo,idle,… JSON=FILE).
+	.venv/bin/python -m tests.bench $(if $(ONLY),--only $(ONLY)) --json $(or $(JSON),bench.json)
 
 bench-api: $(DEV) $(if $(HAS_JVM),$(JARS)) ## What the API's calls cost, beside their targets.
 	.venv/bin/python -m tests.bench.api_cost --kafka $(if $(HAS_JVM),jvm,memory)
@@ -155,6 +156,10 @@ $(EMBEDDING_MODEL): | $(UV_BIN) $(C)/demo-model.txt
 
 $(TINY_MODEL): | $(INFERENCE) deploy/local/make_tiny_model.py
 	HF_HUB_OFFLINE=1 .venv-inference/bin/python deploy/local/make_tiny_model.py $@
+	touch $@
+
+$(SMALL_MODEL): | $(INFERENCE) deploy/local/make_tiny_model.py
+	HF_HUB_OFFLINE=1 .venv-inference/bin/python deploy/local/make_tiny_model.py $@ small
 	touch $@
 
 $(VERSITYGW):

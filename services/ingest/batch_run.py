@@ -86,6 +86,7 @@ class BatchRun:
         publisher: Publisher,
         telemetry: Telemetry,
         queues: PoolQueues,
+        like_lines_together: bool,
     ) -> None:
         assert view.dispatch is not None and view.dispatch.pool_models, "validated batches only"
         self._created = view.created
@@ -95,7 +96,7 @@ class BatchRun:
         self._publisher = publisher
         self._telemetry = telemetry
         self._queues = queues
-        self._prompt_member = _PROMPT_MEMBERS.get(self._created.endpoint, b'"messages"')
+        self._prompt_member = _PROMPT_MEMBERS.get(self._created.endpoint) if like_lines_together else None
         # A line that was read and found no room.
         self._held: Line | None = None
         self._answered: bytes | None = None
@@ -184,7 +185,7 @@ class BatchRun:
         """The line as a record, or None when no queue has room."""
         created, model = self._created, self._pool_of(value)
         topic = self._pools[model]
-        prefix = prefix_of(value, self._prompt_member)
+        prefix = prefix_of(value, self._prompt_member) if self._prompt_member else b"%d" % number
         partition = self._queues.of(model).place(prefix, is_bounded=is_bounded)
         if partition is None:
             return None

@@ -293,6 +293,7 @@ class Dispatcher:
                 publisher=self._publisher,
                 telemetry=self._telemetry,
                 queues=self._queues,
+                like_lines_together=self._settings.like_lines_together,
             )
         return run
 

@@ -38,6 +38,8 @@ class IngestBlock(Block):
     # Lines of one batch, and of one tenant, that are on the request topics at once.
     outstanding_lines_per_batch: int = Field(default=20_000, ge=1)
     outstanding_lines_per_tenant: int = Field(default=40_000, ge=1)
+    # Lines that begin alike go to the same worker, as far as load stays even.
+    like_lines_together: bool = True
     dispatch_chunk_lines: int = Field(default=500, ge=1)
     validate_concurrency: int = Field(default=2, ge=1)
     cursor_interval_s: Seconds = 1.0

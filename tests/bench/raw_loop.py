@@ -22,6 +22,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 PARTITIONS = (12, 4)
 SENDS_AT_ONCE = 500
 OPTIONS: dict[str, Any] = {"acks": "all", "linger_ms": 5, "max_batch_size": 256 * 1024}
+Arguments = tuple[str, tuple[str, str], int, int]
+Main = Callable[[str, tuple[str, str], int, int], Coroutine[Any, Any, float]]
 HEADERS = [("batch", b"batch_0"), ("line", b"1"), ("total", b"50000")]
 
 
@@ -33,18 +35,21 @@ class RawLoop:
     cpu_us_per_row: float
 
 
-async def _produce(bootstrap: str, topics: tuple[str, str], rows: int, size: int) -> None:
+async def _produce(bootstrap: str, topics: tuple[str, str], rows: int, size: int) -> float:
+    """When it began."""
     value = b"x" * size
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, **OPTIONS) as producer:
+        began = time.time()
         for start in range(0, rows, SENDS_AT_ONCE):
             sent = [
                 await producer.send(topics[0], value, partition=row % PARTITIONS[0], headers=HEADERS)
                 for row in range(start, min(rows, start + SENDS_AT_ONCE))
             ]
             await asyncio.gather(*sent)
+    return began
 
 
-async def _relay(bootstrap: str, topics: tuple[str, str], rows: int, _size: int) -> None:
+async def _relay(bootstrap: str, topics: tuple[str, str], rows: int, _size: int) -> float:
     consumer = AIOKafkaConsumer(
         topics[0],
         bootstrap_servers=bootstrap,
@@ -69,9 +74,11 @@ async def _relay(bootstrap: str, topics: tuple[str, str], rows: int, _size: int)
             await asyncio.gather(*sent)
             rows -= len(sent)
         await consumer.commit()
+    return time.time()
 
 
-async def _consume(bootstrap: str, topics: tuple[str, str], rows: int, _size: int) -> None:
+async def _consume(bootstrap: str, topics: tuple[str, str], rows: int, _size: int) -> float:
+    """When the last one came."""
     consumer = AIOKafkaConsumer(
         topics[1], bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False, auto_offset_reset="earliest"
     )
@@ -79,13 +86,11 @@ async def _consume(bootstrap: str, topics: tuple[str, str], rows: int, _size: in
         while rows:
             polled = await consumer.getmany(timeout_ms=200, max_records=2_000)
             rows -= sum(len(records) for records in polled.values())
+    return time.time()
 
 
-def _child(
-    main: Callable[[str, tuple[str, str], int, int], Coroutine[Any, Any, None]],
-    arguments: tuple[str, tuple[str, str], int, int],
-) -> None:
-    asyncio.run(main(*arguments))
+def _child(main: Main, arguments: Arguments, said: "multiprocessing.SimpleQueue[tuple[str, float]]") -> None:
+    said.put((main.__name__, asyncio.run(main(*arguments))))
 
 
 async def _create(bootstrap: str, topics: tuple[str, str]) -> None:
@@ -108,19 +113,21 @@ def run(bootstrap: str, rows: int, size: int) -> RawLoop:
     topics = (f"{name}.requests", f"{name}.completions")
     asyncio.run(_create(bootstrap, topics))
     context = multiprocessing.get_context("spawn")
+    said: multiprocessing.SimpleQueue[tuple[str, float]] = context.SimpleQueue()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    arguments = (bootstrap, topics, rows, size)
-    readers = [context.Process(target=_child, args=(main, arguments)) for main in (_relay, _consume)]
-    for process in readers:
+    children = [
+        context.Process(target=_child, args=(main, (bootstrap, topics, rows, size), said))
+        for main in (_relay, _consume, _produce)
+    ]
+    for process in children[:2]:
         process.start()
     time.sleep(2)  # both have joined
-    began = time.perf_counter()
-    producer = context.Process(target=_child, args=(_produce, arguments))
-    producer.start()
-    for process in (producer, *readers):
+    children[2].start()
+    for process in children:
         process.join()
         assert process.exitcode == 0
-    seconds = time.perf_counter() - began
+    times = dict(said.get() for _ in children)
+    seconds = times["_consume"] - times["_produce"]
     asyncio.run(_delete(bootstrap, topics))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -1,0 +1,183 @@
+"""What does a batch cost beside the engine itself? Headrace, offline `LLM.chat` and vLLM's `run-batch`, in turns."""
+
+import json
+import os
+import random
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.up import cache_folder, inference_python
+from tests.bench.figure import Figure, median_of
+from tests.e2e.stack import Stack, submit_file, wait_for_end
+
+REPOSITORY = Path(__file__).parents[2]
+OUTPUT_TOKENS = 24
+_RATE = re.compile(r"([\d.]+)(it/s|s/it)")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model, how many rows, how the model is run, and what is to be reached."""
+
+    model: str
+    parameters: str
+    rows: int
+    executor: str
+    tax_target: str
+    run_batch_target: str
+
+
+# With `uni` the model runs inside the engine core, which suits one that costs something; `mp` suits one that is free.
+CASES = (
+    Case("small-chat", "15 M", 1_000, "uni", "≥ 0.97", "≥ 1.0"),
+    Case("tiny-chat", "0.2 M", 2_000, "mp", "≥ 0.80", "≥ 1.3"),
+)
+FLAGS = {"dtype": "float32", "max-num-seqs": "256", "max-num-batched-tokens": "4096", "max-model-len": "1024"}
+
+
+def rows_file(case: Case) -> bytes:
+    """Chats of 60 to 100 prompt tokens whose answers all have the same length."""
+    rng = random.Random(case.model)
+    words = ["worker", "broker", "topic", "partition", "consumer", "producer", "engine", "token", "river", "garden"]
+    lines = []
+    for number in range(case.rows):
+        text = " ".join(
+            f"The {rng.choice(words)} reads the {rng.choice(words)} often." for _ in range(rng.randint(3, 8))
+        )
+        body = {
+            "model": case.model,
+            "messages": [
+                {"role": "system", "content": "You are a helpful assistant."},
+                {"role": "user", "content": f"{text} Why, request {number}?"},
+            ],
+            "max_tokens": OUTPUT_TOKENS,
+            "temperature": 0,
+            "ignore_eos": True,
+        }
+        line = {"custom_id": f"r{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+        lines.append(json.dumps(line))
+    return "\n".join(lines).encode() + b"\n"
+
+
+def vllm_env(case: Case) -> dict[str, str]:
+    """The same for all three."""
+    quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    alone = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if case.executor == "uni" else {}
+    return dict(os.environ) | quiet | alone | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+class Offline:
+    """A resident `LLM`."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def seconds(self) -> float:
+        """One pass over all rows."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("run\n")
+        self._process.stdin.flush()
+        return float(self._line())
+
+    def wait_until_ready(self) -> None:
+        while self._line() != "ready":
+            pass
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "vLLM ended"
+        return line.strip()
+
+
+@contextmanager
+def offline(case: Case, path: Path) -> Iterator[Offline]:
+    """Load the model beside everything else."""
+    arguments = {
+        "model": str(cache_folder() / "models" / case.model),
+        "enforce_eager": True,
+        "distributed_executor_backend": case.executor,
+        **{flag.replace("-", "_"): int(value) if value.isdigit() else value for flag, value in FLAGS.items()},
+    }
+    command = [inference_python(), str(REPOSITORY / "tests/bench/vllm_offline.py"), str(path), json.dumps(arguments)]
+    process = subprocess.Popen(
+        command,
+        env=vllm_env(case),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        found = Offline(process)
+        found.wait_until_ready()
+        yield found
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(60)
+
+
+def run_batch(case: Case, path: Path, out: Path) -> float:
+    """Seconds of vLLM's own batch runner, start-up left out: by the rate that its progress bar ends with."""
+    flags = [f"--{flag}={value}" for flag, value in FLAGS.items()]
+    command = [inference_python(), "-m", "vllm.entrypoints.launchers.run_batch", "-i", str(path), "-o", str(out)]
+    command += ["--model", str(cache_folder() / "models" / case.model), "--served-model-name", case.model]
+    command += ["--enforce-eager", f"--distributed-executor-backend={case.executor}", *flags]
+    done = subprocess.run(command, env=vllm_env(case), capture_output=True, text=True, timeout=900, check=True)
+    number, unit = _RATE.findall(done.stderr)[-1]
+    assert len(out.read_text().splitlines()) == case.rows
+    per_second = float(number) if unit == "it/s" else 1 / float(number)
+    return case.rows / per_second
+
+
+def headrace(stack: Stack, content: bytes, rows: int) -> float:
+    """Seconds from create to completed."""
+    client = stack.client()
+    file_id = client.files.create(file=("input.jsonl", content), purpose="batch").id
+    began = time.perf_counter()
+    batch = wait_for_end(client, submit_file(client, file_id).id, timeout_s=900)
+    seconds = time.perf_counter() - began
+    assert batch.request_counts.completed == rows, batch
+    return seconds
+
+
+def measure(rounds: int = 3, cases: tuple[Case, ...] = CASES) -> list[Figure]:
+    """Both models: the tax against `LLM.chat`, and the speed against `run-batch`."""
+    return [figure for case in cases for figure in _measure_case(case, rounds)]
+
+
+def _measure_case(case: Case, rounds: int) -> list[Figure]:
+    content = rows_file(case)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        path.write_bytes(content)
+        flags = FLAGS | {"distributed-executor-backend": case.executor}
+        model = f"{case.model}={cache_folder() / 'models' / case.model}"
+        arguments = ["--engine", "vllm", "--model", model, *(f"--vllm-arg=--{f}={v}" for f, v in flags.items())]
+        with Stack(Path(folder), arguments) as stack, offline(case, path) as llm:
+            headrace(stack, content, case.rows)
+            llm.seconds()
+            ours, theirs, runner = list[float](), list[float](), list[float]()
+            for number in range(rounds):
+                theirs.append(llm.seconds())
+                ours.append(headrace(stack, content, case.rows))
+                runner.append(run_batch(case, path, Path(folder) / f"out-{number}.jsonl"))
+    name, tokens = f"{case.parameters} model", case.rows * OUTPUT_TOKENS
+    pairs = zip(theirs, ours, strict=True)
+    return [
+        median_of(f"{name}: Headrace ÷ LLM.chat", [their / our for their, our in pairs], "", case.tax_target),
+        median_of(
+            f"{name}: Headrace ÷ run-batch",
+            [their / our for their, our in zip(runner, ours, strict=True)],
+            "",
+            case.run_batch_target,
+        ),
+        median_of(f"{name}: Headrace", [tokens / seconds for seconds in ours], "output tokens/s"),
+    ]
