@@ -19,6 +19,7 @@ class Plan:
     fault_rate: float
     num_faults: int
     has_rival: bool
+    has_two_owners: bool
     collects_garbage: bool
 
 
@@ -38,5 +39,6 @@ def make_plan(rng: random.Random) -> Plan:
         fault_rate=rng.choice([0.0, 0.02, 0.05, 0.1]),
         num_faults=rng.randint(0, 12),
         has_rival=rng.random() < 0.25,
+        has_two_owners=rng.random() < 0.1,
         collects_garbage=rng.random() < 0.3,
     )

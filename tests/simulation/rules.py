@@ -1,6 +1,7 @@
 """The rules of the design that a twin runs without; each must make seeds break, or the checker is blind."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ from services.collector import audit, auditor, closing, collector, ledger
 from services.inference import offset_tracker, suspicion, worker
 from services.ingest import dispatcher
 from shared import publisher
-from tests.simulation import object_store
+from tests.simulation import object_store, plan, world
 
 
 def fast_polls() -> None:
@@ -135,6 +136,16 @@ RULES: dict[str, Callable[[], None]] = {
 }
 
 
+# What every plan of a twin has, where the situation that needs its rule is a rare one.
+SITUATIONS: dict[str, dict[str, Any]] = {
+    "told-before-garbage": {"collects_garbage": True, "has_rival": False, "fault_rate": 0.05, "num_faults": 9},
+    "one-validation": {"cancels": {0: 4.0}, "disaster_at": 4.5, "sizes": [17]},
+}
+
+
 def without(rule: str) -> None:
     """Remove a rule for the rest of this process."""
     RULES[rule]()
+    situation = SITUATIONS.get(rule, {})
+    make_plan = plan.make_plan
+    setattr(world, "make_plan", lambda rng: replace(make_plan(rng), **situation))  # noqa: B010 - an imported name

@@ -59,9 +59,9 @@ class Follow:
         """As ReadModel."""
         return {MODEL}
 
-    def windows_alive(self, *_: Any) -> list[tuple[int, int]]:
-        """As ReadModel."""
-        return [(6, 2)]
+    def workers_alive(self, *_: Any) -> list[Any]:
+        """As ReadModel, before the first heartbeat came."""
+        return []
 
     async def wait_for(self, _written: Any) -> None:
         """As ViewFeed."""
@@ -107,6 +107,9 @@ class SimulatedEngine:
 
     async def probe(self) -> None:
         pass
+
+    def adapters(self) -> tuple[str, ...]:
+        return ()
 
     def load(self) -> None:
         pass

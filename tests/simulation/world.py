@@ -61,7 +61,7 @@ class Checks:
 
     def input_file(self, endpoint: str, _tenant: str, _batch_id: str) -> InputFile:
         rules = LineRules(endpoint=endpoint, lines_max=50_000, line_bytes_max=10_000)
-        return InputFile(rules, {MODEL}.__contains__)
+        return InputFile(rules, {MODEL: MODEL}.get)
 
 
 class World:
@@ -107,7 +107,7 @@ class World:
     def _names(self) -> list[str]:
         workers = [f"worker-{n}" for n in range(self.plan.num_workers)]
         rivals = ["rival-collector"] if self.plan.has_rival else []
-        return ["ingest-0", "collector-0", *workers, *rivals, *(["ingest-1"] if self.rng.random() < 0.1 else [])]
+        return ["ingest-0", "collector-0", *workers, *rivals, *(["ingest-1"] if self.plan.has_two_owners else [])]
 
     def _new_log(self, log_id: str) -> Log:
         log = Log(TOPICS, (MODEL,), log_id)
