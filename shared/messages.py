@@ -131,7 +131,8 @@ class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
     on; `highest_offsets` is the last request offset per `topic/partition`, which the audit needs to know that
     everything was consumed. `answered_key` names an object with one bit per line: those that were answered in an
     earlier log and are not dispatched again. `pools` are the models whose workers get the lines, when that is not
-    simply `model`; a line that names none of them goes to the first.
+    simply `model`, and `served_by` says so of each model that another one's workers serve, as adapters are; a line that
+    names none of them goes to the first.
     """
 
     failed_at: int | None = None
@@ -144,6 +145,7 @@ class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
     highest_offsets: dict[str, int] = msgspec.field(default_factory=dict)
     answered_key: str | None = None
     pools: tuple[str, ...] = ()
+    served_by: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def pool_models(self) -> tuple[str, ...]:
@@ -152,8 +154,8 @@ class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
 
     def pool_of(self, model: str) -> str:
         """The model to whose workers a line goes that names `model`."""
-        pools = self.pool_models
-        return model if model in pools else pools[0]
+        pools, pool = self.pool_models, self.served_by.get(model, model)
+        return pool if pool in pools else pools[0]
 
 
 class ShardProgressed(Message, frozen=True, kw_only=True, tag="progress"):
@@ -224,6 +226,7 @@ class WorkerHeartbeat(Message, frozen=True, kw_only=True):
     """What a worker says of itself every few seconds; the value on `workers`."""
 
     worker_id: str
+    # The one whose pool it works for, then others that its engine answers for.
     models: tuple[str, ...]
     endpoints: tuple[str, ...]
     engine: str
@@ -233,7 +236,7 @@ class WorkerHeartbeat(Message, frozen=True, kw_only=True):
     sent_at_ms: int
     # Lines in the engine at most, and partitions of the request topic that the worker has.
     window: int = 0
-    num_partitions: int = 0
+    partitions: tuple[int, ...] = ()
 
 
 class CancelHint(Message, frozen=True, kw_only=True):

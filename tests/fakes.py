@@ -84,6 +84,9 @@ class ScriptedEngine:
         self.cancelled.append(request.request_id)
         self.gate.set()
 
+    def adapters(self) -> tuple[str, ...]:
+        return ()
+
     def load(self) -> EngineLoad | None:
         return self.shown
 

@@ -90,9 +90,10 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         await stop_client(consumer)
 
     @property
-    def num_partitions(self) -> int:
+    def partitions(self) -> tuple[int, ...]:
         """Partitions that are this worker's now."""
-        return len(self._consumer.assignment()) if self._consumer is not None and self._stable else 0
+        assigned = self._consumer.assignment() if self._consumer is not None and self._stable else ()
+        return tuple(sorted(tp.partition for tp in assigned))
 
     @property
     def is_suspicious(self) -> bool:

@@ -38,6 +38,10 @@ class EchoEngine:
             "/v1/responses": echo_bodies.response,
         }
 
+    def adapters(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     async def start(self) -> None:
         """Nothing to load."""
 

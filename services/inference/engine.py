@@ -60,6 +60,9 @@ class Engine(Protocol):
     # Requests that run at once.
     num_slots: int
 
+    def adapters(self) -> tuple[str, ...]:
+        """Other models that requests may name, because the engine can put them on top of its own."""
+
     async def start(self) -> None:
         """Load the model and warm up; raises SetupError when that cannot work."""
 

@@ -73,6 +73,10 @@ class EngineRoom:
         """Ask loop and engine for a sign of life; called from the Kafka thread."""
         return asyncio.run_coroutine_threadsafe(self._engine.probe(), self._loop)
 
+    def adapters(self) -> tuple[str, ...]:
+        """Other models that the engine answers for; called from the Kafka thread."""
+        return self._engine.adapters()
+
     def drop_waiting(self) -> "concurrent.futures.Future[int]":
         """Let no more lines in: those that wait will be delivered again. How many; called from the Kafka thread."""
         return asyncio.run_coroutine_threadsafe(self._drop_waiting(), self._loop)

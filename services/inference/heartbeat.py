@@ -24,20 +24,21 @@ class WorkerLoad:
 
     num_in_flight: int
     window: int
-    num_partitions: int
+    partitions: tuple[int, ...]
+    adapters: tuple[str, ...] = ()
 
 
 def heartbeat(topics: Topics, who: WorkerIdentity, state: str, load: WorkerLoad, now_ms: int) -> OutgoingRecord:
     """The record for `joining`, `ready` or `stopped`."""
     beat = WorkerHeartbeat(
         worker_id=who.worker_id,
-        models=(who.model,),
+        models=(who.model, *load.adapters),
         endpoints=who.endpoints,
         engine=who.engine,
         state=state,
         in_flight=load.num_in_flight,
         window=load.window,
-        num_partitions=load.num_partitions,
+        partitions=load.partitions,
         started_at=who.started_at,
         sent_at_ms=now_ms,
     )

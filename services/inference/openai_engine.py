@@ -53,6 +53,10 @@ class OpenAIEngine:
             limits=httpx2.Limits(max_connections=settings.openai_concurrency * 2),
         )
 
+    def adapters(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     async def start(self) -> None:
         """See that somebody answers; raises SetupError."""
         try:

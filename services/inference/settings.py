@@ -1,5 +1,6 @@
 """What can be set about a worker?"""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -34,6 +35,8 @@ class WorkerSettings(Block):
     model_path: str = ""
     # Flags of vLLM's own server, passed through unchanged.
     vllm_args: tuple[str, ...] = ()
+    # Each folder in it is a LoRA adapter, named as a model by requests and loaded when the first one comes.
+    lora_folder: Path | None = None
     # GiB of KV cache on a machine without a GPU, where vLLM would take most of the memory.
     cpu_kv_cache_gib: int = Field(default=1, ge=1)
     openai_base_url: str = ""

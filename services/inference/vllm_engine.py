@@ -1,7 +1,7 @@
-"""vLLM inside the worker: the only module that imports it. SHELL.
+"""vLLM inside the worker: the only module that uses it. SHELL.
 
 vLLM builds its own OpenAI handlers from its own server's arguments, and the handlers are called directly, so
-bodies and errors are exactly vLLM's. Module paths inside vLLM move between versions; they are all named here.
+bodies and errors are exactly vLLM's. What it calls where is in `vllm_names`.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from services.inference.engine import Answer, EngineDead, EngineLoad, EngineRequest, EngineResult, Retry
+from services.inference.lora import LoraAdapters
 from services.inference.settings import WorkerSettings
 from services.inference.vllm_calls import (
     FORCED_FIELDS,
@@ -26,6 +27,7 @@ from services.inference.vllm_calls import (
     scope_of,
 )
 from services.inference.vllm_load import read_load
+from services.inference.vllm_names import CHAT_HANDLER, COMPLETION_HANDLER, EMBEDDING_HANDLER, MODELS_HANDLER, find
 from shared.errors import SetupError
 from shared.openai_batch import error_envelope
 
@@ -66,6 +68,7 @@ class VllmEngine:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
+        self._adapters = LoraAdapters(settings.lora_folder)
         self._stack = contextlib.AsyncExitStack()
         self.endpoints: tuple[str, ...] = ()
         self.num_slots = 1
@@ -77,6 +80,10 @@ class VllmEngine:
         self._to_error: Any = None
         self._error_class: Any = None
         self._through_app_now: dict[str, asyncio.Event] = {}
+
+    def adapters(self) -> tuple[str, ...]:
+        """LoRA adapters in the allowed folder."""
+        return self._adapters.names()
 
     async def start(self) -> None:
         """Load the model and answer one request; raises SetupError when vLLM cannot serve it."""
@@ -147,40 +154,30 @@ class VllmEngine:
             log.warning("vLLM did not shut down in time", timeout_s=timeout_s)
 
     async def _build(self) -> None:
-        from starlette.datastructures import State
-        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-        from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
-        from vllm.entrypoints.launchers.app import build_app
-        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-        from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-        from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
-        from vllm.entrypoints.serve import create_error_response
-        from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-        from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-        arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(self._arguments())
+        arguments = find("make_arg_parser")(find("FlexibleArgumentParser")()).parse_args(self._arguments())
         if getattr(arguments, "model_tag", None):
             arguments.model = arguments.model_tag
-        validate_parsed_serve_args(arguments)
-        self._engine = await self._stack.enter_async_context(build_async_engine_client(arguments))
+        find("validate_parsed_serve_args")(arguments)
+        self._engine = await self._stack.enter_async_context(find("build_async_engine_client")(arguments))
         tasks = await self._engine.get_supported_tasks()
-        self._app = build_app(arguments, tasks, self._engine.model_config)
-        state: State = self._app.state
+        self._app = find("build_app")(arguments, tasks, self._engine.model_config)
+        state = self._app.state
         # The application's handler for engine errors sets should_exit on the server that it expects here.
         state.server = types.SimpleNamespace(should_exit=False)
-        await init_app_state(self._engine, state, arguments, tasks)
-        self._to_error, self._error_class = create_error_response, ErrorResponse
+        await find("init_app_state")(self._engine, state, arguments, tasks)
+        self._to_error, self._error_class = find("create_error_response"), find("ErrorResponse")
         self.endpoints = GENERATE_ENDPOINTS if "generate" in tasks else EMBED_ENDPOINTS if "embed" in tasks else ()
         self.endpoints += _served(self._app.routes, EXTENSION_ENDPOINTS)
         self.num_slots = int(self._engine.vllm_config.scheduler_config.max_num_seqs)
-        self._handlers = {}
-        if chat := getattr(state, "openai_serving_chat", None):
-            self._handlers["/v1/chat/completions"] = (ChatCompletionRequest, chat.create_chat_completion)
-        if completion := getattr(state, "openai_serving_completion", None):
-            self._handlers["/v1/completions"] = (CompletionRequest, completion.create_completion)
-        if embedding := getattr(state, "serving_embedding", None):
-            self._handlers["/v1/embeddings"] = (EmbeddingCompletionRequest, embedding)
+        self._handlers = _handlers_of(state)
+
+    async def _load_adapter(self, name: str, path: str) -> str | None:
+        request = find("LoadLoRAAdapterRequest")(lora_name=name, lora_path=path)
+        answer = await getattr(self._app.state, MODELS_HANDLER).load_lora_adapter(request)
+        if isinstance(answer, self._error_class):
+            return str(answer.error.message)
+        log.info("adapter loaded", adapter=name)
+        return None
 
     def _prepare_cpu(self) -> None:
         from vllm.platforms import current_platform
@@ -199,7 +196,9 @@ class VllmEngine:
             # Its first traced request then kills vLLM's output loop for good.
             raise SetupError("vLLM cannot trace without statistics: leave out --disable-log-stats")
         arguments = [s.model_path or s.model, "--served-model-name", s.model]
-        for flag, values in ({"--scheduling-policy": ["priority"]} | self._cpu_arguments).items():
+        lora: dict[str, list[str]] = {"--enable-lora": []} if s.lora_folder else {}
+        defaults = {"--scheduling-policy": ["priority"]} | lora | self._cpu_arguments
+        for flag, values in defaults.items():
             arguments += [] if flag in given else [flag, *values]
         return [*arguments, *s.vllm_args]
 
@@ -216,6 +215,9 @@ class VllmEngine:
     async def _handle(self, handler: tuple[Any, Any], request: EngineRequest) -> EngineResult:
         request_class, call = handler
         parsed = request_class.model_validate_json(request.body)
+        if problem := await self._adapters.make_ready(str(parsed.model), self._load_adapter):
+            text = f"The adapter '{parsed.model}' cannot be loaded: {problem}"
+            return Answer(400, json.dumps(error_envelope(text, param="model", code="adapter_not_loaded")).encode())
         for field, value in fields_of(request, self._forced).items():
             if field in request_class.model_fields:
                 setattr(parsed, field, value)
@@ -260,6 +262,18 @@ class VllmEngine:
         if gone.is_set():
             return Retry("the request was cancelled")
         return Answer(status, b"".join(chunks))
+
+
+def _handlers_of(state: Any) -> dict[str, tuple[Any, Any]]:
+    """Request class and call by path; what the model does not support is absent from the state."""
+    handlers = {}
+    if chat := getattr(state, CHAT_HANDLER, None):
+        handlers["/v1/chat/completions"] = (find("ChatCompletionRequest"), chat.create_chat_completion)
+    if completion := getattr(state, COMPLETION_HANDLER, None):
+        handlers["/v1/completions"] = (find("CompletionRequest"), completion.create_completion)
+    if embedding := getattr(state, EMBEDDING_HANDLER, None):
+        handlers["/v1/embeddings"] = (find("EmbeddingCompletionRequest"), embedding)
+    return handlers
 
 
 def _served(routes: Any, wanted: tuple[str, ...]) -> tuple[str, ...]:

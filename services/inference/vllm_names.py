@@ -23,12 +23,8 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "LoadLoRAAdapterRequest": (f"{_ENTRYPOINTS}.serve.lora.protocol",),
 }
 # Attributes of the application's state that hold handlers; one that a model does not support is absent.
-CHAT_HANDLER, COMPLETION_HANDLER, EMBEDDING_HANDLER, MODELS_HANDLER = STATE_ATTRIBUTES = (
-    "openai_serving_chat",
-    "openai_serving_completion",
-    "serving_embedding",
-    "openai_serving_models",
-)
+CHAT_HANDLER, COMPLETION_HANDLER = "openai_serving_chat", "openai_serving_completion"
+EMBEDDING_HANDLER, MODELS_HANDLER = "serving_embedding", "openai_serving_models"
 # What is called of the engine client.
 ENGINE_MEMBERS = ("abort", "dead_error", "errored", "get_supported_tasks", "is_sleeping")
 

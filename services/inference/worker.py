@@ -276,7 +276,7 @@ class Worker:
             await asyncio.sleep(interval_s if self._assigned.joined else interval_s / 10)
 
     def _beat(self, state: str) -> OutgoingRecord:
-        load = WorkerLoad(self._num_in_flight, self._room.window, self._assigned.num_partitions)
+        load = WorkerLoad(self._num_in_flight, self._room.window, self._assigned.partitions, self._room.adapters())
         return heartbeat(self._topics, self._identity, state, load, int(time.time() * 1000))
 
     async def _listen_to_engine(self, silence_s: float) -> None:

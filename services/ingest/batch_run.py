@@ -53,7 +53,13 @@ async def validate(store: ObjectStore, created: BatchCreated, checked: InputFile
     now_s = max(int(time.time()), created.created_at)
     if problems := checked.finish():
         return BatchDispatched(failed_at=now_s, errors=problems)
-    return BatchDispatched(in_progress_at=now_s, total=checked.num_lines, model=checked.model, pools=checked.pools)
+    return BatchDispatched(
+        in_progress_at=now_s,
+        total=checked.num_lines,
+        model=checked.model,
+        pools=checked.pools,
+        served_by=checked.served_by,
+    )
 
 
 async def check_lines(store: ObjectStore, file_id: str, checked: InputFile) -> None:

@@ -29,4 +29,4 @@ class InputChecks:
             several_models=self._contract.several_models,
             default_model=default,
         )
-        return InputFile(rules, self._pools.serves)
+        return InputFile(rules, self._pools.pool_of)

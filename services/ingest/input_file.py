@@ -63,13 +63,14 @@ _body_decoder = msgspec.json.Decoder(_BodyHead)
 class InputFile:
     """Validates one input file line by line and remembers what lines have to agree on."""
 
-    def __init__(self, rules: LineRules, serves: Callable[[str], bool]) -> None:
+    def __init__(self, rules: LineRules, pool_of: Callable[[str], str | None]) -> None:
+        """`pool_of` = the model whose workers serve a model, itself as a rule; None for an unknown one."""
         self._rules = rules
-        self._serves = serves
+        self._pool_of = pool_of
         self._custom_ids: set[str] = set()
         self._named: str | None = None
         self._names_several = self._names_unknown = False
-        self._pools: dict[str, None] = {}
+        self._pool_by_model: dict[str, str] = {}
         self._num_inputs = 0
         self.num_lines = 0
         self.problems: list[LineProblem] = []
@@ -82,10 +83,16 @@ class InputFile:
     @property
     def pools(self) -> tuple[str, ...]:
         """The models whose workers get the lines, when that is not simply the one that is named."""
-        if not self._names_several and not self._names_unknown:
-            return ()
-        default = self._rules.default_model
-        return tuple(self._pools) or ((default,) if default is not None else ())
+        if not self._pool_by_model:
+            default = self._rules.default_model
+            return (default,) if self._names_unknown and default is not None else ()
+        pools = tuple(dict.fromkeys(self._pool_by_model.values()))
+        return () if pools == (self.model,) else pools
+
+    @property
+    def served_by(self) -> dict[str, str]:
+        """Models that another one's workers serve, and which."""
+        return {model: pool for model, pool in self._pool_by_model.items() if model != pool}
 
     def check(self, line: Line) -> None:
         """Look at the next line; problems are collected in line order, the first 100 of them."""
@@ -190,19 +197,20 @@ class InputFile:
         return self._model_problem(model)
 
     def _model_problem(self, model: str) -> Problem | None:
-        is_served = self._serves(model)
-        if not is_served and self._rules.default_model is None:
+        pool = self._pool_of(model)
+        if pool is None and self._rules.default_model is None:
             text = f"The provided model {_shown(model)} is not supported by the Batch API."
             return "model_not_found", "body.model", text
-        if is_served and self._pools and model not in self._pools and not self._rules.several_models:
+        others = self._pool_by_model
+        if pool is not None and others and model not in others and not self._rules.several_models:
             text = (
                 f"The model {_shown(model)} for this request does not match the rest of the batch. "
                 "Each batch must contain requests for a single model."
             )
             return "mismatched_model", "body.model", text
-        if is_served:
-            self._pools[model] = None
-        self._names_unknown |= not is_served
+        if pool is not None:
+            self._pool_by_model[model] = pool
+        self._names_unknown |= pool is None
         self._names_several |= self._named not in (None, model)
         self._named = model
         return None

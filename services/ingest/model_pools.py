@@ -13,13 +13,13 @@ class ModelPools:
         self._view = view
         self._silence_s = worker_silence_s
 
-    def serves(self, model: str) -> bool:
-        """Whether some pool of workers serves the model, alive or just away."""
-        return model in self._configured or model in self._alive()
+    def pool_of(self, model: str) -> str | None:
+        """The model whose workers serve this one, alive or just away: itself, or the one that it adapts."""
+        return model if model in self._configured else self._alive().get(model)
 
     def names(self) -> tuple[str, ...]:
         """All of them, those of the settings first."""
         return tuple(self._configured | dict.fromkeys(sorted(self._alive())))
 
-    def _alive(self) -> set[str]:
+    def _alive(self) -> dict[str, str]:
         return self._view.models_alive(int(time.time() * 1000), self._silence_s)

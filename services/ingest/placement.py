@@ -1,46 +1,73 @@
 """Which partition gets a line, and is there room for one? PURE: measured queues in, partitions out.
 
-Lines join the queue that will be worked off first: the shortest one by the share of it that its worker does in a short
-time. What a queue may hold follows what was worked off, so a slow worker gets less, and the rest of a batch stays in
-its file, where whoever is free gets it. Lines that begin alike go to the same partition while that is no longer than
-the others, so that one worker's prefix cache serves them. Consecutive lines stay together for a while, because a
-client and a broker pay by the batch.
+A worker's queue is what lies unfinished in its partitions. Lines join the queue that will be worked off first; what a
+queue may hold follows how fast it was worked off, so a slow worker gets less, and the rest of a batch stays in its
+file, where whoever is free gets it. Lines that begin alike go to the same partition while its worker gets no more than
+its share, so that one prefix cache serves them. Consecutive lines stay together for a while, because a client and a
+broker pay by the batch.
 """
 
 import math
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 # A queue may hold what is worked off in this time.
 HORIZON_S = 2.0
-# One that was worked off before it was looked at again may hold so much more; a longer one shrinks gradually.
-GROWTH, DECAY = 2.0, 0.75
-# At least so many windows of the worker behind it, or lines while nothing is known of any worker.
+# Speeds are means over about this time, because a worker turns from one partition to the next.
+SPEED_MEAN_S = 2.0
+# A queue that was worked off before it was looked at again may hold so much more.
+GROWTH = 2.0
+# Beside what its speed says: windows of its worker, or lines of a partition of which no worker is known.
 FLOOR_WINDOWS, FLOOR_UNKNOWN = 1.5, 64
 # Consecutive lines for one partition.
 RUN_MAX = 32
-# How much more than its share a queue may get for the sake of like lines.
-SLACK = 1.25
+# For the sake of like lines a queue may get so much more than its share, and be longer than the shortest by this part
+# of what it may hold.
+SLACK, LONGER_BY = 1.25, 0.1
 # Beginnings that are remembered with their partition, and how much of a line begins it.
 HOMES_MAX = 10_000
 PREFIX_BYTES = 256
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerQueue:
+    """The partitions of one live worker, and lines in its engine at most."""
+
+    window: int
+    partitions: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What lies in front of one worker, or in a partition without one."""
+
+    partitions: tuple[int, ...]
+    may_hold: float
+    length: int = 0
+    # Lines that it got lately, halved at every look, so that even short queues are filled in turn.
+    recent: float = 0.0
+    weight: float = 1.0
+
+    @property
+    def wait(self) -> tuple[float, float]:
+        """How long a line would wait in it, beside the others."""
+        return self.length / self.may_hold, self.recent / self.weight
+
+
 class Queues:
-    """The partitions of one pool: unfinished lines in each, and how many there may be."""
+    """The queues of one pool."""
 
     def __init__(self, num_partitions: int) -> None:
         self._lengths = [0] * num_partitions
-        # Lines that each got lately, halved at every look, so that even short queues are filled in turn.
-        self._recent = [0.0] * num_partitions
+        self._rates = [0.0] * num_partitions
         self._finished: dict[int, int] = {}
-        self._may_hold = [float(FLOOR_UNKNOWN)] * num_partitions
-        self._speeds = [1.0] * num_partitions
         self._measured_at: float | None = None
+        self._queues = [_Queue((partition,), FLOOR_UNKNOWN) for partition in range(num_partitions)]
+        self._queue_of = list(self._queues)
         self._homes: OrderedDict[int, int] = OrderedDict()
-        self._current, self._run_left, self._next = 0, 0, 0
-        self._run = RUN_MAX
+        self._run, self._run_left, self._current, self._turn = RUN_MAX, 0, 0, 0
 
     @property
     def lengths(self) -> list[int]:
@@ -48,44 +75,26 @@ class Queues:
         return list(self._lengths)
 
     @property
-    def may_hold(self) -> list[int]:
-        """How many unfinished lines each partition may have."""
-        return [int(lines) for lines in self._may_hold]
-
-    @property
     def room(self) -> int:
         """Lines that may be placed now."""
-        return sum(max(0, int(may) - length) for may, length in zip(self._may_hold, self._lengths, strict=True))
+        return sum(max(0, int(queue.may_hold) - queue.length) for queue in self._queues)
 
-    def measured(self, ends: Mapping[int, int], finished: Mapping[int, int], now_s: float, floor: int) -> None:
-        """Where each partition ends, all that was placed included, and how many of its offsets are finished.
-
-        `floor` = lines that each may hold anyway.
-        """
+    def measured(
+        self, ends: Mapping[int, int], finished: Mapping[int, int], now_s: float, workers: Sequence[WorkerQueue] = ()
+    ) -> None:
+        """Where each partition ends, all that was placed included, how many of its offsets are finished, and whose."""
         span_s = now_s - self._measured_at if self._measured_at is not None else 0.0
-        for partition, end in ends.items():
-            length = max(0, end - finished[partition])
-            done = max(0, finished[partition] - self._finished.get(partition, finished[partition]))
-            self._may_hold[partition] = self._next_may_hold(partition, done, length, span_s, floor)
-            self._lengths[partition] = length
-        self._recent = [lines / 2 for lines in self._recent]
-        # A queue that is not half full may be as fast as the fastest: nobody knows.
-        fastest = max(self._may_hold)
-        self._speeds = [
-            may_hold if length >= may_hold / 2 else fastest
-            for may_hold, length in zip(self._may_hold, self._lengths, strict=True)
-        ]
-        self._finished |= finished
-        self._measured_at = now_s
-
-    def _next_may_hold(self, partition: int, done: int, length: int, span_s: float, floor: int) -> float:
-        may_hold = self._may_hold[partition]
-        wanted = max(float(floor), done / span_s * HORIZON_S if span_s > 0 else 0.0)
-        if done >= may_hold / 2 and length <= may_hold / 4:
-            wanted = max(wanted, may_hold * GROWTH)  # it may have stood still: how fast it is is not known
-        elif done < may_hold / 2 and length < may_hold / 2:
-            wanted = max(wanted, may_hold)  # little was asked of it
-        return max(wanted, may_hold * DECAY)
+        done = [max(0, finished[p] - self._finished.get(p, finished[p])) for p in range(len(self._lengths))]
+        self._lengths = [max(0, ends[p] - finished[p]) for p in range(len(self._lengths))]
+        if span_s > 0:
+            for partition, num in enumerate(done):
+                self._learn(partition, num / span_s, newest=1 - math.exp(-span_s / SPEED_MEAN_S))
+        self._regroup(workers)
+        for queue in self._queues:
+            queue.length = sum(self._lengths[p] for p in queue.partitions)
+            self._allow(queue, sum(done[p] for p in queue.partitions), _floor(queue, workers))
+        self._weigh()
+        self._finished, self._measured_at = dict(finished), now_s
 
     def begin_round(self, num_lines: int) -> None:
         """So many lines are placed next: few of them are spread, many stay together."""
@@ -104,18 +113,54 @@ class Queues:
             if len(self._homes) > HOMES_MAX:
                 self._homes.popitem(last=False)
         self._lengths[home] += 1
-        self._recent[home] += 1
+        queue = self._queue_of[home]
+        queue.length += 1
+        queue.recent += 1
         return home
 
+    def _learn(self, partition: int, seen: float, newest: float) -> None:
+        """A partition that ran empty says only how fast it is at least."""
+        rate = self._rates[partition]
+        self._rates[partition] = rate + newest * (seen - rate) if self._lengths[partition] else max(rate, seen)
+
+    def _regroup(self, workers: Sequence[WorkerQueue]) -> None:
+        """One queue for each worker, and one for each partition that none of them has."""
+        groups = {worker.partitions for worker in workers if worker.partitions}
+        owned = [partition for group in groups for partition in group]
+        if len(set(owned)) < len(owned):
+            return  # seen in the middle of a rebalance
+        groups |= {(partition,) for partition in range(len(self._lengths)) if partition not in owned}
+        if groups == {queue.partitions for queue in self._queues}:
+            return
+        self._queues = [_Queue(group, FLOOR_UNKNOWN) for group in sorted(groups)]
+        by_partition = {partition: queue for queue in self._queues for partition in queue.partitions}
+        self._queue_of = [by_partition[partition] for partition in range(len(self._lengths))]
+
+    def _allow(self, queue: _Queue, done: int, floor: float) -> None:
+        wanted = floor + sum(self._rates[p] for p in queue.partitions) * HORIZON_S
+        # It may have stood still: how fast it is is not known.
+        was_short = done >= queue.may_hold / 2 and queue.length <= queue.may_hold / 4
+        queue.may_hold = max(wanted, queue.may_hold * GROWTH) if was_short else wanted
+
+    def _weigh(self) -> None:
+        """A queue that is not half full may be as fast as the fastest: nobody knows."""
+        fastest = max(queue.may_hold for queue in self._queues)
+        for queue in self._queues:
+            queue.recent /= 2
+            queue.weight = queue.may_hold if queue.length >= queue.may_hold / 2 else fastest
+
     def _takes_more(self, partition: int) -> bool:
-        may_hold = self._may_hold[partition]
-        if self._lengths[partition] >= may_hold:
+        queue = self._queue_of[partition]
+        shortest = min(other.length / other.may_hold for other in self._queues)
+        if queue.length >= queue.may_hold * min(1.0, shortest + LONGER_BY):
             return False
-        its_share = sum(self._recent) * self._speeds[partition] / sum(self._speeds)
-        return self._recent[partition] <= SLACK * its_share + self._run / 4
+        recent = sum(other.recent for other in self._queues)
+        its_share = recent * queue.weight / sum(other.weight for other in self._queues)
+        return queue.recent <= SLACK * its_share + self._run / 4
 
     def _partition_of_run(self, is_bounded: bool) -> int | None:
-        if self._run_left == 0 or self._lengths[self._current] >= self._may_hold[self._current]:
+        queue = self._queue_of[self._current]
+        if self._run_left == 0 or queue.length >= queue.may_hold:
             shortest = self._shortest(is_bounded)
             if shortest is None:
                 return None
@@ -124,24 +169,21 @@ class Queues:
         return self._current
 
     def _shortest(self, is_bounded: bool) -> int | None:
-        """The queue that is worked off first; equal ones take turns."""
-        size = len(self._lengths)
-        best, best_wait = None, (math.inf, math.inf)
-        for step in range(size):
-            partition = (self._next + step) % size
-            may_hold = self._may_hold[partition]
-            wait = self._lengths[partition] / may_hold, self._recent[partition] / self._speeds[partition]
-            if wait < best_wait and (wait[0] < 1 or not is_bounded):
-                best, best_wait = partition, wait
-        if best is not None:
-            self._next = (best + 1) % size
-        return best
+        """The shortest partition of the queue that is worked off first; equal ones take turns."""
+        self._turn += 1
+        num = len(self._queues)
+        in_turn = [self._queues[(self._turn + n) % num] for n in range(num)]
+        queue = min((q for q in in_turn if q.length < q.may_hold or not is_bounded), key=lambda q: q.wait, default=None)
+        if queue is None:
+            return None
+        size = len(queue.partitions)
+        partitions = [queue.partitions[(self._turn + n) % size] for n in range(size)]
+        return min(partitions, key=lambda partition: self._lengths[partition])
 
 
-def floor_of(windows: Iterable[tuple[int, int]]) -> int:
-    """Lines that a partition may hold anyway, from each worker's (lines in its engine, number of partitions)."""
-    floors = [math.ceil(FLOOR_WINDOWS * window / partitions) for window, partitions in windows if window and partitions]
-    return max(floors, default=FLOOR_UNKNOWN)
+def _floor(queue: _Queue, workers: Sequence[WorkerQueue]) -> float:
+    windows = [worker.window for worker in workers if worker.partitions == queue.partitions and worker.window]
+    return max(windows) * FLOOR_WINDOWS if windows else FLOOR_UNKNOWN * len(queue.partitions)
 
 
 def prefix_of(line: bytes, member: bytes) -> bytes:

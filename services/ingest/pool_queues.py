@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 import structlog
 from aiokafka import TopicPartition
 
-from services.ingest.placement import Queues, floor_of
+from services.ingest.placement import Queues, WorkerQueue
 from services.ingest.read_model import ReadModel
 from shared.errors import UnavailableError
 from shared.group_offsets import GroupOffsets
@@ -92,7 +92,8 @@ class PoolQueues:
             else begins[tp]
             for tp in partitions
         }
-        floor = floor_of(self._view.windows_alive(model, int(time.time() * 1000), self._silence_s))
+        beats = self._view.workers_alive(model, int(time.time() * 1000), self._silence_s)
+        workers = [WorkerQueue(beat.window, tuple(sorted(beat.partitions))) for beat in beats]
         now_s = time.monotonic()
-        self.of(model).measured({tp.partition: found[tp] for tp in partitions}, finished, now_s, floor)
+        self.of(model).measured({tp.partition: found[tp] for tp in partitions}, finished, now_s, workers)
         self._measured_at[model] = now_s

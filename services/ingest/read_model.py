@@ -160,14 +160,13 @@ class ReadModel:
         query = "SELECT COALESCE(SUM(bytes), 0) FROM files WHERE tenant = ? AND (ends_at IS NULL OR ends_at > ?)"
         return int(self._db.execute(query, (tenant, now_s)).fetchone()[0])
 
-    def models_alive(self, now_ms: int, silence_s: float) -> set[str]:
-        """Models of workers that said that they are ready a short while ago."""
-        return {model for beat in self._ready(now_ms, silence_s) for model in beat.models}
+    def models_alive(self, now_ms: int, silence_s: float) -> dict[str, str]:
+        """Models of workers that said that they are ready a short while ago, each with its pool's model."""
+        return {model: beat.models[0] for beat in self._ready(now_ms, silence_s) for model in beat.models}
 
-    def windows_alive(self, model: str, now_ms: int, silence_s: float) -> list[tuple[int, int]]:
-        """Of each ready worker of a model: lines in its engine at most, and its number of partitions."""
-        ready = self._ready(now_ms, silence_s)
-        return [(beat.window, beat.num_partitions) for beat in ready if model in beat.models]
+    def workers_alive(self, model: str, now_ms: int, silence_s: float) -> list[WorkerHeartbeat]:
+        """What the ready workers of a model's pool say of themselves."""
+        return [beat for beat in self._ready(now_ms, silence_s) if model == beat.models[0]]
 
     def endpoints_alive(self, now_ms: int, silence_s: float) -> set[str]:
         """Endpoints that ready workers offer."""

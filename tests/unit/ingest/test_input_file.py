@@ -1,6 +1,7 @@
 """Which input lines are refused, with which code: one row per rule of the contract."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def rules(**changes: Any) -> LineRules:
 def problems(
     *lines: dict[str, Any] | bytes, endpoint: str = CHAT, lines_max: int = 100, **more: Any
 ) -> tuple[LineProblem, ...]:
-    checked = InputFile(rules(endpoint=endpoint, lines_max=lines_max, **more), {"m", "n"}.__contains__)
+    checked = InputFile(rules(endpoint=endpoint, lines_max=lines_max, **more), themselves("m", "n"))
     raw = [item if isinstance(item, bytes) else json.dumps(item).encode() for item in lines]
     reader = LineReader(1000)
     for found in [*reader.feed(b"\n".join(raw)), *reader.finish()]:
@@ -98,21 +99,45 @@ def test_empty_and_oversize_files_are_refused_as_a_whole() -> None:
     assert [p.code for p in problems(line(), line(custom_id="b"), lines_max=1)] == ["too_many_requests"]
 
 
+def themselves(*models: str) -> Callable[[str], str | None]:
+    """Each of these models has workers of its own."""
+    return {model: model for model in models}.get
+
+
 def test_numbers_beyond_64_bits_and_repeated_keys_in_the_body_pass() -> None:
     raw = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[],"n":%d}}'
 
     assert problems(raw % 10**30) == ()
 
 
+def test_adapters_lines_go_to_the_model_that_they_adapt() -> None:
+    pools = {"base": "base", "sql": "base", "other": "other"}
+    files = {
+        ("sql",): (("base",), "sql"),
+        ("base", "sql"): (("base",), None),
+        ("sql", "other"): (("base", "other"), None),
+    }
+    for models, (expected, model) in files.items():
+        checked = InputFile(rules(several_models=True), pools.get)
+        for number, name in enumerate(models):
+            item = line(custom_id=str(number), body={"model": name, "messages": []})
+            checked.check(Line(number, json.dumps(item).encode(), 0))
+
+        assert (checked.finish(), checked.pools, checked.model) == ((), expected, model)
+        assert checked.served_by == {"sql": "base"}
+        facet = BatchDispatched(model=checked.model, pools=checked.pools, served_by=checked.served_by)
+        assert [facet.pool_of(name) for name in models] == [pools[name] for name in models]
+
+
 def test_line_over_the_limit_says_the_limit() -> None:
-    checked = InputFile(rules(lines_max=1, line_bytes_max=77), lambda _: True)
+    checked = InputFile(rules(lines_max=1, line_bytes_max=77), lambda model: model)
     checked.check(Line(0, None, 500))
 
     assert "77" in checked.finish()[0].message
 
 
 def test_huge_names_are_cut_in_messages_so_that_a_hundred_of_them_fit_into_a_record() -> None:
-    checked = InputFile(rules(lines_max=1000, line_bytes_max=10**7), lambda _: False)
+    checked = InputFile(rules(lines_max=1000, line_bytes_max=10**7), lambda _: None)
     for number in range(200):
         raw = json.dumps(line(custom_id=str(number), body={"model": "m" * 100_000, "messages": []}))
         checked.check(Line(number, raw.encode(), 0))
@@ -122,7 +147,7 @@ def test_huge_names_are_cut_in_messages_so_that_a_hundred_of_them_fit_into_a_rec
 
 def test_ten_thousand_damaged_files_are_judged_and_never_crash() -> None:
     for seed in range(10_000):
-        checked = InputFile(rules(), {"echo"}.__contains__)
+        checked = InputFile(rules(), themselves("echo"))
         reader = LineReader(100_000)
         for found in [*reader.feed(bad_file(seed)), *reader.finish()]:
             checked.check(found)
@@ -138,7 +163,7 @@ def test_bytes_that_are_no_utf_8_make_the_line_no_json(name: str) -> None:
 
 def test_lines_of_several_models_where_that_is_allowed() -> None:
     lines = [line(), line(custom_id="b", body={"model": "n", "messages": []}), line(custom_id="c")]
-    checked = InputFile(rules(several_models=True), {"m", "n"}.__contains__)
+    checked = InputFile(rules(several_models=True), themselves("m", "n"))
     for number, item in enumerate(lines):
         checked.check(Line(number, json.dumps(item).encode(), 0))
 
@@ -148,7 +173,7 @@ def test_lines_of_several_models_where_that_is_allowed() -> None:
 def test_unknown_models_go_to_the_default_where_lines_fail_alone() -> None:
     unknown = [line(body={"model": "x", "messages": []}), line(custom_id="b", body={"model": "x", "messages": []})]
     for known, pools in (([], ("d",)), ([line(custom_id="c")], ("m",))):
-        checked = InputFile(rules(default_model="d"), {"m", "d"}.__contains__)
+        checked = InputFile(rules(default_model="d"), themselves("m", "d"))
         for number, item in enumerate([*unknown, *known]):
             checked.check(Line(number, json.dumps(item).encode(), 0))
         assert checked.finish() == ()

@@ -6,14 +6,14 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest.placement import FLOOR_UNKNOWN, HORIZON_S, RUN_MAX, Queues, floor_of, prefix_of
+from services.ingest.placement import FLOOR_UNKNOWN, HORIZON_S, RUN_MAX, Queues, WorkerQueue, prefix_of
 
 
 class Pool:
-    """Partitions that are worked off at so many lines a second, looked at four times a second."""
+    """Workers of one partition each that do so many lines a second, looked at four times a second."""
 
-    def __init__(self, *rates: float) -> None:
-        self.queues = Queues(len(rates))
+    def __init__(self, *rates: float, window: int = 6) -> None:
+        self.queues, self.window = Queues(len(rates)), window
         self.rates, self.now_s = rates, 0.0
         self.ends = dict.fromkeys(range(len(rates)), 0)
         self.finished = dict.fromkeys(range(len(rates)), 0.0)
@@ -21,7 +21,8 @@ class Pool:
 
     def look(self) -> None:
         whole = {partition: int(finished) for partition, finished in self.finished.items()}
-        self.queues.measured(self.ends, whole, self.now_s, floor=8)
+        workers = [WorkerQueue(self.window, (partition,)) for partition in self.ends]
+        self.queues.measured(self.ends, whole, self.now_s, workers)
 
     def place(self, num_lines: int, prefix: bytes | None = None) -> int:
         """How many found room."""
@@ -49,18 +50,20 @@ class Pool:
 
 
 def test_few_lines_are_spread_and_many_stay_together_for_a_while() -> None:
-    few, many = Pool(*[1.0] * 4), Pool(*[1.0] * 4)
-    few.place(8)
-    many.queues.begin_round(1000)
+    few, many = Queues(4), Queues(4)
+    few.begin_round(8)
+    spread = Counter(few.place(b"%d" % n) for n in range(8))
+    many.begin_round(1000)
+    first, second = ([many.place(b"%d" % n) for n in range(start, start + RUN_MAX)] for start in (0, RUN_MAX))
 
-    assert few.queues.lengths == [2, 2, 2, 2]
-    runs = [many.queues.place(b"%d" % n) for n in range(RUN_MAX * 2)]
-    assert runs == [0] * RUN_MAX + [1] * RUN_MAX
+    assert set(spread.values()) == {2}
+    assert len(set(first)) == len(set(second)) == 1
+    assert first != second
 
 
 def test_shortest_queue_is_joined() -> None:
     queues = Queues(3)
-    queues.measured({0: 10, 1: 30, 2: 20}, {0: 0, 1: 0, 2: 15}, 0.0, floor=64)
+    queues.measured({0: 10, 1: 30, 2: 20}, {0: 0, 1: 0, 2: 15}, 0.0)
     queues.begin_round(3)
 
     assert queues.lengths == [10, 30, 5]
@@ -79,7 +82,7 @@ def test_nothing_is_placed_beyond_what_may_wait_unless_nobody_measured() -> None
 
 
 def test_like_lines_go_where_the_others_went_while_that_is_not_longer_than_the_rest() -> None:
-    pool = Pool(*[1000.0] * 4)
+    pool = Pool(*[1000.0] * 4, window=40)
     homes: dict[bytes, Counter[int]] = {b"%d" % n: Counter() for n in range(16)}
     for _ in range(40):
         pool.queues.begin_round(64)
@@ -116,12 +119,14 @@ def test_queue_that_was_empty_when_looked_at_grows_until_it_is_not() -> None:
         pool.place(100_000)
         pool.pass_time()
 
-    assert pool.queues.may_hold[0] >= 5000.0 * 0.25 * 2
-    for _ in range(40):
-        pool.rates = (10.0,)
+    assert pool.queues.lengths[0] + pool.queues.room >= 5000.0 * HORIZON_S / 2
+    pool.rates = (10.0,)
+    for _ in range(80):
         pool.place(100_000)
         pool.pass_time()
-    assert pool.queues.may_hold[0] <= 10.0 * HORIZON_S * 2
+    pool.ends = {0: int(pool.finished[0])}
+    pool.look()
+    assert pool.queues.room <= 10.0 * HORIZON_S * 2
 
 
 def test_batch_alone_on_a_fast_pool_is_not_held_up_by_looking_seldom() -> None:
@@ -131,7 +136,7 @@ def test_batch_alone_on_a_fast_pool_is_not_held_up_by_looking_seldom() -> None:
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=6), st.integers(1, 300), st.integers(0, 20))
 def test_lengths_add_up_and_no_queue_is_overfull(begin: list[int], num_lines: int, variety: int) -> None:
     queues = Queues(len(begin))
-    queues.measured(dict(enumerate(begin)), dict.fromkeys(range(len(begin)), 0), 0.0, floor=10)
+    queues.measured(dict(enumerate(begin)), dict.fromkeys(range(len(begin)), 0), 0.0)
     room = queues.room
     queues.begin_round(num_lines)
     placed = [queues.place(b"%d" % (n % (variety + 1))) for n in range(num_lines)]
@@ -139,14 +144,27 @@ def test_lengths_add_up_and_no_queue_is_overfull(begin: list[int], num_lines: in
     found = Counter(partition for partition in placed if partition is not None)
     assert found.total() == min(room, num_lines)
     assert queues.lengths == [length + found[partition] for partition, length in enumerate(begin)]
-    pairs = zip(queues.lengths, queues.may_hold, begin, strict=True)
-    assert all(length <= max(may_hold, before) for length, may_hold, before in pairs)
+    pairs = zip(queues.lengths, begin, strict=True)
+    assert all(length <= max(FLOOR_UNKNOWN, before) for length, before in pairs)
 
 
-def test_floor_is_a_window_and_a_half_over_a_worker_s_partitions() -> None:
-    assert floor_of([(384, 12), (384, 0), (0, 3)]) == 48
-    assert floor_of([(384, 6), (12, 6)]) == 96
-    assert floor_of([]) == FLOOR_UNKNOWN
+def test_worker_s_partitions_are_one_queue_and_it_may_hold_a_window_and_a_half() -> None:
+    queues, nothing = Queues(5), dict.fromkeys(range(5), 0)
+    queues.measured(nothing, nothing, 0.0, [WorkerQueue(20, (0, 1, 2)), WorkerQueue(10, (3,))])
+
+    assert queues.room == 30 + 15 + FLOOR_UNKNOWN
+    queues.begin_round(1000)
+    found = Counter(queues.place(b"%d" % n) for n in range(200))
+    assert found[0] + found[1] + found[2] == 30
+    assert (found[3], found[4], found[None]) == (15, FLOOR_UNKNOWN, 200 - 45 - FLOOR_UNKNOWN)
+
+
+def test_partition_that_two_workers_name_changes_nothing() -> None:
+    queues, nothing = Queues(2), dict.fromkeys(range(2), 0)
+    queues.measured(nothing, nothing, 0.0, [WorkerQueue(20, (0, 1))])
+    queues.measured(nothing, nothing, 0.25, [WorkerQueue(20, (0, 1)), WorkerQueue(20, (1,))])
+
+    assert queues.room == 30
 
 
 def test_prefix_is_what_the_prompt_begins_with() -> None:

@@ -153,7 +153,7 @@ def test_models_are_alive_while_heartbeats_are_fresh(path: Path) -> None:
 
     view.apply([beat("fresh", "ready", 9_500), beat("silent", "ready", 1_000), beat("gone", "stopped", 9_900)])
 
-    assert view.models_alive(now_ms=10_000, silence_s=5) == {"m-fresh"}
+    assert view.models_alive(now_ms=10_000, silence_s=5) == {"m-fresh": "m-fresh"}
     view.close()
 
 
