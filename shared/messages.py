@@ -128,11 +128,11 @@ class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
     """Facet `dispatch`: refused with `errors`, or in progress with `total` and a cursor.
 
     `model` is the one that all lines name, if it is one. `next_line` and `next_byte` say where in the input file to go
-    on; `highest_offsets` is the last request offset per `topic/partition`, which the audit needs to know that
-    everything was consumed. `answered_key` names an object with one bit per line: those that were answered in an
-    earlier log and are not dispatched again. `pools` are the models whose workers get the lines, when that is not
-    simply `model`, and `served_by` says so of each model that another one's workers serve, as adapters are; a line that
-    names none of them goes to the first.
+    on, and `ahead` which lines behind that were dispatched too, one bit for each. `highest_offsets` is the last request
+    offset per `topic/partition`, which the audit needs to know that everything was consumed. `answered_key` names an
+    object with one bit per line: those that were answered in an earlier log and are not dispatched again. `pools` are
+    the models whose workers get the lines, when that is not simply `model`, and `served_by` says so of each model that
+    another one's workers serve, as adapters are; a line that names none of them goes to the first.
     """
 
     failed_at: int | None = None
@@ -142,10 +142,26 @@ class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
     model: str | None = None
     next_line: int = 0
     next_byte: int = 0
+    ahead: bytes = b""
     highest_offsets: dict[str, int] = msgspec.field(default_factory=dict)
     answered_key: str | None = None
     pools: tuple[str, ...] = ()
     served_by: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def num_dispatched(self) -> int:
+        """Lines that are on the request topic, or were answered in an earlier log."""
+        return self.next_line + int.from_bytes(self.ahead).bit_count()
+
+    @property
+    def dispatched_end(self) -> int:
+        """The line behind the last one that was dispatched."""
+        return self.next_line + int.from_bytes(self.ahead, "little").bit_length()
+
+    def is_dispatched(self, line: int) -> bool:
+        """Whether a line is on the request topic."""
+        bit = line - self.next_line
+        return bit < 0 or (bit >> 3 < len(self.ahead) and bool(self.ahead[bit >> 3] & (1 << (bit & 7))))
 
     @property
     def pool_models(self) -> tuple[str, ...]:

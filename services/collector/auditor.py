@@ -54,14 +54,14 @@ class Suspect:
     @property
     def proof_id(self) -> tuple[ShardId, int, int]:
         """What a noted end of the completions log belongs to: more lines or another attempt need a new one."""
-        return self.shard_id, self.dispatch.next_line, self.redriven.attempt if self.redriven else 1
+        return self.shard_id, self.dispatch.num_dispatched, self.redriven.attempt if self.redriven else 1
 
     def missing(self, ledger: Ledger) -> list[int]:
         """Dispatched lines without a completion."""
         shard = ledger.shards.get(self.shard_id) or Ledger.new_shard(self.shard_id, self.dispatch.total)
         if shard.how_closed is not None:
             return []
-        return [line for line in shard.missing() if line < self.dispatch.next_line]
+        return [line for line in shard.missing() if self.dispatch.is_dispatched(line)]
 
 
 class Auditor:
@@ -108,10 +108,10 @@ class Auditor:
         partitions = self._topics.completions.partitions
         for batch_id, batch in self._open_batches.open.items():
             dispatch = batch.dispatch
-            if dispatch is None or batch.created is None or not dispatch.pool_models or dispatch.next_line == 0:
+            if dispatch is None or batch.created is None or not dispatch.pool_models or dispatch.num_dispatched == 0:
                 continue
             topics = {model: self._topics.requests(model) for model in dispatch.pool_models}
-            for number in range(num_shards(dispatch.next_line)):
+            for number in range(num_shards(dispatch.dispatched_end)):
                 shard = ledger.shards.get((batch_id, number))
                 is_ours = partition_of(completion_key(batch_id, number), partitions) == self._tp.partition
                 if is_ours and (shard is None or shard.how_closed is None):

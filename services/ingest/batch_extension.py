@@ -33,7 +33,7 @@ def _dispatched(view: BatchView) -> int:
     """Lines sent to workers; at the end those that were answered, which the terminal record tells for good."""
     if view.closed is not None:
         return _answered(view)
-    return view.dispatch.next_line if view.dispatch else 0
+    return view.dispatch.num_dispatched if view.dispatch else 0
 
 
 def _answered(view: BatchView) -> int:

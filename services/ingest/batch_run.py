@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import msgspec
 import structlog
@@ -10,12 +9,12 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
 from services.ingest.input_file import InputFile
+from services.ingest.line_blocks import LineBlocks, PromptedLine
 from services.ingest.line_source import read_lines
-from services.ingest.placement import prefix_of
+from services.ingest.placement import PREFIX_BYTES
 from services.ingest.pool_queues import PoolQueues
 from shared.batch_state import BatchView
 from shared.errors import ObjectExists, ObjectNotFound
-from shared.jsonl import Line
 from shared.messages import BatchCreated, BatchDispatched, LineProblem, encode
 from shared.object_store import ObjectStore, validated_key
 from shared.openai_batch import decode_request_line, model_of_line
@@ -28,15 +27,6 @@ log = structlog.get_logger(__name__)
 
 # Lines between two breaths of the event loop while a file is validated.
 LINES_PER_TURN = 200
-
-
-# What the prompt begins with, by endpoint.
-_PROMPT_MEMBERS = {
-    "/v1/chat/completions": b'"messages"',
-    "/v1/completions": b'"prompt"',
-    "/v1/embeddings": b'"input"',
-    "/v1/responses": b'"input"',
-}
 
 
 async def validate(store: ObjectStore, created: BatchCreated, checked: InputFile) -> BatchDispatched:
@@ -102,16 +92,17 @@ class BatchRun:
         self._publisher = publisher
         self._telemetry = telemetry
         self._queues = queues
-        self._prompt_member = _PROMPT_MEMBERS.get(self._created.endpoint) if like_lines_together else None
-        # A line that was read and found no room.
-        self._held: Line | None = None
+        self._like_lines_together = like_lines_together
         self._answered: bytes | None = None
         self._num_answered_before = self._num_skipped = 0
         self.cursor = view.dispatch
         self._told_at = time.monotonic()
-        self._told_line = self.cursor.next_line
-        self._lines: AsyncIterator[Line] = read_lines(
-            store, self._created.input_file_id, self.cursor.next_line, self.cursor.next_byte
+        self._num_told = self.cursor.num_dispatched
+        self._blocks = LineBlocks(
+            read_lines(store, self._created.input_file_id, self.cursor.next_line, self.cursor.next_byte),
+            self.cursor,
+            self._created.endpoint,
+            like_lines_together=like_lines_together,
         )
 
     @property
@@ -122,7 +113,7 @@ class BatchRun:
     def outstanding(self, num_answered: int) -> int:
         """Lines on the request topic without a durable answer; those answered in an earlier log were never there."""
         answered_here = max(0, num_answered - self._num_answered_before)
-        return max(0, self.cursor.next_line - self._num_skipped - answered_here)
+        return max(0, self.cursor.num_dispatched - self._num_skipped - answered_here)
 
     @property
     def room(self) -> int | None:
@@ -144,54 +135,50 @@ class BatchRun:
         for model in self._pools:
             self._queues.of(model).begin_round(num_lines)
         is_bounded, records = self._is_bounded, list[OutgoingRecord]()
-        next_line, end_byte = self.cursor.next_line, self.cursor.next_byte
-        while len(records) < num_lines:
-            line, self._held = self._held or await anext(self._lines, None), None
-            if line is None:
-                break
-            assert line.value is not None, "validation refuses lines over the limit"
-            if self._was_answered(line.number):
+        while len(records) < num_lines and (found := await self._blocks.peek()) is not None:
+            if self._was_answered(found.line.number):
                 self._num_skipped += 1
-            elif (record := self._record(line.number, line.value, is_bounded=is_bounded)) is not None:
+            elif (record := self._record(found, is_bounded=is_bounded)) is not None:
                 records.append(record)
             else:
-                self._held = line
                 break
-            next_line, end_byte = line.number + 1, line.end
+            self._blocks.advance()
         written = await self._publisher.send_all(records)
         offsets = dict(self.cursor.highest_offsets)
         for metadata in written:
             partition = f"{metadata.topic}/{metadata.partition}"
             offsets[partition] = max(offsets.get(partition, -1), metadata.offset)
-        self.cursor = msgspec.structs.replace(
-            self.cursor, next_line=next_line, next_byte=end_byte, highest_offsets=offsets
-        )
+        self.cursor = self._blocks.cursor(offsets)
 
     def is_cursor_due(self, interval_s: float) -> bool:
         """Whether the cursor moved and is to be published: at most once per interval, and at the end."""
-        moved = self.cursor.next_line > self._told_line
+        moved = self.cursor.num_dispatched > self._num_told
         return moved and (self.is_done or time.monotonic() - self._told_at >= interval_s)
 
     async def tell_cursor(self) -> None:
         """Publish the cursor; a restart repeats what lies after it."""
         await self._publisher.send(dispatch_record(self._batches_topic, self._created.id, self.cursor))
-        self._told_at, self._told_line = time.monotonic(), self.cursor.next_line
+        self._told_at, self._num_told = time.monotonic(), self.cursor.num_dispatched
 
     async def _load_answered(self) -> None:
         key = self.cursor.answered_key
         self._answered = await self._store.read(key) if key else b""
         self._num_answered_before = int.from_bytes(self._answered).bit_count()
-        self._num_skipped = sum(self._was_answered(line) for line in range(self.cursor.next_line)) if key else 0
+        if key:
+            before = filter(self.cursor.is_dispatched, range(self.cursor.dispatched_end))
+            self._num_skipped = sum(map(self._was_answered, before))
 
     def _was_answered(self, line: int) -> bool:
         bits = self._answered or b""
         return line >> 3 < len(bits) and bool(bits[line >> 3] & (1 << (line & 7)))
 
-    def _record(self, number: int, value: bytes, *, is_bounded: bool) -> OutgoingRecord | None:
+    def _record(self, found: PromptedLine, *, is_bounded: bool) -> OutgoingRecord | None:
         """The line as a record, or None when no queue has room."""
+        number, value = found.line.number, found.line.value
+        assert value is not None, "validation refuses lines over the limit"
         created, model = self._created, self._pool_of(value)
         topic = self._pools[model]
-        prefix = prefix_of(value, self._prompt_member) if self._prompt_member else b"%d" % number
+        prefix = found.prompt[:PREFIX_BYTES] if self._like_lines_together else b"%d" % number
         partition = self._queues.of(model).place(prefix, is_bounded=is_bounded)
         if partition is None:
             return None

@@ -264,7 +264,7 @@ class Dispatcher:
         created, run = view.created, self._runs.get(view.created.id)
         assert view.dispatch is not None, "validated batches only"
         cursor = run.cursor if run else view.dispatch
-        remaining = cursor.total - cursor.next_line
+        remaining = cursor.total - cursor.num_dispatched
         if run is not None and run.room is not None:
             remaining = min(remaining, run.room)
         return Runnable(
@@ -272,7 +272,7 @@ class Dispatcher:
             tenant=created.tenant,
             urgency=urgency(created),
             remaining=remaining,
-            outstanding=run.outstanding(view.answered) if run else max(0, cursor.next_line - view.answered),
+            outstanding=run.outstanding(view.answered) if run else max(0, cursor.num_dispatched - view.answered),
         )
 
     async def _dispatch(self, view: BatchView, num_lines: int) -> None:

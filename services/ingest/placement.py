@@ -184,9 +184,3 @@ class Queues:
 def _floor(queue: _Queue, workers: Sequence[WorkerQueue]) -> float:
     windows = [worker.window for worker in workers if worker.partitions == queue.partitions and worker.window]
     return max(windows) * FLOOR_WINDOWS if windows else FLOOR_UNKNOWN * len(queue.partitions)
-
-
-def prefix_of(line: bytes, member: bytes) -> bytes:
-    """What a line's prompt begins with: some bytes from the member of the body on that holds it. Nothing is parsed."""
-    start = line.find(member)
-    return line[start : start + PREFIX_BYTES] if start >= 0 else b""

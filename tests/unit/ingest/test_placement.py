@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest.placement import FLOOR_UNKNOWN, HORIZON_S, RUN_MAX, Queues, WorkerQueue, prefix_of
+from services.ingest.placement import FLOOR_UNKNOWN, HORIZON_S, RUN_MAX, Queues, WorkerQueue
 
 
 class Pool:
@@ -165,11 +165,3 @@ def test_partition_that_two_workers_name_changes_nothing() -> None:
     queues.measured(nothing, nothing, 0.25, [WorkerQueue(20, (0, 1)), WorkerQueue(20, (1,))])
 
     assert queues.room == 30
-
-
-def test_prefix_is_what_the_prompt_begins_with() -> None:
-    line = b'{"custom_id": "1", "body": {"model": "m", "messages": [{"role": "system", "content": "Be brief'
-
-    assert prefix_of(line, b'"messages"').startswith(b'"messages": [{"role": "system"')
-    assert len(prefix_of(line + b"x" * 1000, b'"messages"')) == 256
-    assert prefix_of(line, b'"prompt"') == b""
