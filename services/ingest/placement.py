@@ -49,6 +49,9 @@ class _Queue:
     # Lines that it got lately, halved at every look, so that even short queues are filled in turn.
     recent: float = 0.0
     weight: float = 1.0
+    # Its partition that gets the next lines, and how many of them.
+    current: int = 0
+    run_left: int = 0
 
     @property
     def wait(self) -> tuple[float, float]:
@@ -67,7 +70,8 @@ class Queues:
         self._queues = [_Queue((partition,), FLOOR_UNKNOWN) for partition in range(num_partitions)]
         self._queue_of = list(self._queues)
         self._homes: OrderedDict[int, int] = OrderedDict()
-        self._run, self._run_left, self._current, self._turn = RUN_MAX, 0, 0, 0
+        self._current: _Queue | None = None
+        self._run, self._run_left, self._turn = RUN_MAX, 0, 0
 
     @property
     def lengths(self) -> list[int]:
@@ -99,24 +103,28 @@ class Queues:
     def begin_round(self, num_lines: int) -> None:
         """So many lines are placed next: few of them are spread, many stay together."""
         self._run = max(1, min(RUN_MAX, num_lines // len(self._lengths)))
-        self._run_left = 0
+        self._current = None
+        for queue in self._queues:
+            queue.run_left = 0
 
     def place(self, prefix: bytes, *, is_bounded: bool = True) -> int | None:
         """The partition of the next line, or None when all queues are full."""
         key = zlib.crc32(prefix)
         home = self._homes.get(key)
-        if home is None or not self._takes_more(home):
-            home = self._partition_of_run(is_bounded)
-            if home is None:
+        queue = self._queue_of[home] if home is not None else None
+        if queue is None or not self._takes_more(queue):
+            queue = self._queue_of_run(is_bounded)
+            if queue is None:
                 return None
-            self._homes[key] = home
+        partition = self._partition_of_run(queue)
+        if home is None or self._queue_of[home] is not queue:
+            self._homes[key] = partition
             if len(self._homes) > HOMES_MAX:
                 self._homes.popitem(last=False)
-        self._lengths[home] += 1
-        queue = self._queue_of[home]
+        self._lengths[partition] += 1
         queue.length += 1
         queue.recent += 1
-        return home
+        return partition
 
     def _learn(self, partition: int, seen: float, newest: float) -> None:
         """A partition that ran empty says only how fast it is at least."""
@@ -132,7 +140,7 @@ class Queues:
         groups |= {(partition,) for partition in range(len(self._lengths)) if partition not in owned}
         if groups == {queue.partitions for queue in self._queues}:
             return
-        self._queues = [_Queue(group, FLOOR_UNKNOWN) for group in sorted(groups)]
+        self._queues, self._current = [_Queue(group, FLOOR_UNKNOWN) for group in sorted(groups)], None
         by_partition = {partition: queue for queue in self._queues for partition in queue.partitions}
         self._queue_of = [by_partition[partition] for partition in range(len(self._lengths))]
 
@@ -149,8 +157,7 @@ class Queues:
             queue.recent /= 2
             queue.weight = queue.may_hold if queue.length >= queue.may_hold / 2 else fastest
 
-    def _takes_more(self, partition: int) -> bool:
-        queue = self._queue_of[partition]
+    def _takes_more(self, queue: _Queue) -> bool:
         shortest = min(other.length / other.may_hold for other in self._queues)
         if queue.length >= queue.may_hold * min(1.0, shortest + LONGER_BY):
             return False
@@ -158,27 +165,30 @@ class Queues:
         its_share = recent * queue.weight / sum(other.weight for other in self._queues)
         return queue.recent <= SLACK * its_share + self._run / 4
 
-    def _partition_of_run(self, is_bounded: bool) -> int | None:
-        queue = self._queue_of[self._current]
-        if self._run_left == 0 or queue.length >= queue.may_hold:
-            shortest = self._shortest(is_bounded)
-            if shortest is None:
-                return None
-            self._current, self._run_left = shortest, self._run
-        self._run_left -= 1
-        return self._current
-
-    def _shortest(self, is_bounded: bool) -> int | None:
-        """The shortest partition of the queue that is worked off first; equal ones take turns."""
+    def _queue_of_run(self, is_bounded: bool) -> _Queue | None:
+        """The queue that is worked off first gets a run of lines; equal ones take turns."""
+        queue = self._current
+        if queue is not None and self._run_left and queue.length < queue.may_hold:
+            self._run_left -= 1
+            return queue
         self._turn += 1
         num = len(self._queues)
         in_turn = [self._queues[(self._turn + n) % num] for n in range(num)]
-        queue = min((q for q in in_turn if q.length < q.may_hold or not is_bounded), key=lambda q: q.wait, default=None)
-        if queue is None:
-            return None
-        size = len(queue.partitions)
-        partitions = [queue.partitions[(self._turn + n) % size] for n in range(size)]
-        return min(partitions, key=lambda partition: self._lengths[partition])
+        open_ones = (other for other in in_turn if other.length < other.may_hold or not is_bounded)
+        self._current = min(open_ones, key=lambda other: other.wait, default=None)
+        self._run_left = self._run - 1
+        return self._current
+
+    def _partition_of_run(self, queue: _Queue) -> int:
+        """The shortest partition of a queue gets a run of lines; equal ones take turns."""
+        if queue.run_left == 0:
+            self._turn += 1
+            size = len(queue.partitions)
+            in_turn = [queue.partitions[(self._turn + n) % size] for n in range(size)]
+            queue.current = min(in_turn, key=lambda partition: self._lengths[partition])
+            queue.run_left = self._run
+        queue.run_left -= 1
+        return queue.current
 
 
 def _floor(queue: _Queue, workers: Sequence[WorkerQueue]) -> float:
