@@ -7,7 +7,6 @@ the middle of one.
 
 import itertools
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from operator import attrgetter
 
 import msgspec
@@ -29,8 +28,7 @@ _PROMPT_MEMBERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PromptedLine:
+class PromptedLine(msgspec.Struct, frozen=True):
     """A line, and what its prompt begins with: bytes of the line from the prompt's member on. Nothing is parsed."""
 
     line: Line

@@ -71,6 +71,8 @@ class Queues:
         self._queue_of = list(self._queues)
         self._homes: OrderedDict[int, int] = OrderedDict()
         self._current: _Queue | None = None
+        self._like_last: _Queue | None = None
+        self._last_key: int | None = None
         self._run, self._run_left, self._turn = RUN_MAX, 0, 0
 
     @property
@@ -103,28 +105,35 @@ class Queues:
     def begin_round(self, num_lines: int) -> None:
         """So many lines are placed next: few of them are spread, many stay together."""
         self._run = max(1, min(RUN_MAX, num_lines // len(self._lengths)))
-        self._current = None
+        self._current = self._like_last = None
         for queue in self._queues:
             queue.run_left = 0
 
     def place(self, prefix: bytes, *, is_bounded: bool = True) -> int | None:
         """The partition of the next line, or None when all queues are full."""
-        key = zlib.crc32(prefix)
-        home = self._homes.get(key)
-        queue = self._queue_of[home] if home is not None else None
-        if queue is None or not self._takes_more(queue):
-            queue = self._queue_of_run(is_bounded)
+        key, queue = zlib.crc32(prefix), self._like_last
+        if key != self._last_key or queue is None or not queue.run_left or queue.length >= queue.may_hold:
+            queue = self._like_last = self._queue_for(key, is_bounded)
+            self._last_key = key
             if queue is None:
                 return None
         partition = self._partition_of_run(queue)
-        if home is None or self._queue_of[home] is not queue:
-            self._homes[key] = partition
-            if len(self._homes) > HOMES_MAX:
-                self._homes.popitem(last=False)
         self._lengths[partition] += 1
         queue.length += 1
         queue.recent += 1
         return partition
+
+    def _queue_for(self, key: int, is_bounded: bool) -> _Queue | None:
+        """Where the lines that begin alike are, while it takes more of them."""
+        home = self._homes.get(key)
+        if home is not None and self._takes_more(self._queue_of[home]):
+            return self._queue_of[home]
+        queue = self._queue_of_run(is_bounded)
+        if queue is not None:
+            self._homes[key] = queue.partitions[0]
+            if len(self._homes) > HOMES_MAX:
+                self._homes.popitem(last=False)
+        return queue
 
     def _learn(self, partition: int, seen: float, newest: float) -> None:
         """A partition that ran empty says only how fast it is at least."""
@@ -140,7 +149,8 @@ class Queues:
         groups |= {(partition,) for partition in range(len(self._lengths)) if partition not in owned}
         if groups == {queue.partitions for queue in self._queues}:
             return
-        self._queues, self._current = [_Queue(group, FLOOR_UNKNOWN) for group in sorted(groups)], None
+        self._queues = [_Queue(group, FLOOR_UNKNOWN) for group in sorted(groups)]
+        self._current = self._like_last = None
         by_partition = {partition: queue for queue in self._queues for partition in queue.partitions}
         self._queue_of = [by_partition[partition] for partition in range(len(self._lengths))]
 
