@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from services.inference.engine import EngineRequest
 from services.inference.micro_batch import DEADLINE_STEP_S
 
@@ -29,6 +31,19 @@ def body_without(request: EngineRequest, forced: Mapping[str, Any]) -> bytes:
         return request.body
     decided = fields_of(request, forced).keys()
     return json.dumps({key: item for key, item in value.items() if key not in decided}).encode()
+
+
+class _Named(msgspec.Struct):
+    model: object = None
+
+
+def model_of_body(body: bytes) -> str:
+    """The model that a body names, or the empty string."""
+    try:
+        model = msgspec.json.decode(body, type=_Named).model
+    except (msgspec.MsgspecError, RecursionError):
+        return ""
+    return model if isinstance(model, str) else ""
 
 
 def scope_of(request: EngineRequest, app: Any) -> dict[str, Any]:

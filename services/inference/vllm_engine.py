@@ -24,6 +24,7 @@ from services.inference.vllm_calls import (
     body_without,
     engine_ids,
     fields_of,
+    model_of_body,
     scope_of,
 )
 from services.inference.vllm_load import read_load
@@ -110,6 +111,8 @@ class VllmEngine:
             return Answer(404, json.dumps(error_envelope(message, code="unsupported_endpoint")).encode())
         handler = self._handlers.get(request.url)
         try:
+            if refused := await self._adapter_problem(request):
+                return refused
             result = await (self._handle(handler, request) if handler else self._through_app(request))
         except Exception as error:  # noqa: BLE001 - handlers raise what vLLM's application turns into a response
             result = self._error_answer(self._to_error(error))
@@ -171,6 +174,16 @@ class VllmEngine:
         self.num_slots = int(self._engine.vllm_config.scheduler_config.max_num_seqs)
         self._handlers = _handlers_of(state)
 
+    async def _adapter_problem(self, request: EngineRequest) -> Answer | None:
+        if not self._settings.lora_folder:
+            return None
+        name = model_of_body(request.body)
+        problem = await self._adapters.make_ready(name, self._load_adapter)
+        if problem is None:
+            return None
+        text = f"The adapter '{name}' cannot be loaded: {problem}"
+        return Answer(400, json.dumps(error_envelope(text, param="model", code="adapter_not_loaded")).encode())
+
     async def _load_adapter(self, name: str, path: str) -> str | None:
         request = find("LoadLoRAAdapterRequest")(lora_name=name, lora_path=path)
         answer = await getattr(self._app.state, MODELS_HANDLER).load_lora_adapter(request)
@@ -215,9 +228,6 @@ class VllmEngine:
     async def _handle(self, handler: tuple[Any, Any], request: EngineRequest) -> EngineResult:
         request_class, call = handler
         parsed = request_class.model_validate_json(request.body)
-        if problem := await self._adapters.make_ready(str(parsed.model), self._load_adapter):
-            text = f"The adapter '{parsed.model}' cannot be loaded: {problem}"
-            return Answer(400, json.dumps(error_envelope(text, param="model", code="adapter_not_loaded")).encode())
         for field, value in fields_of(request, self._forced).items():
             if field in request_class.model_fields:
                 setattr(parsed, field, value)

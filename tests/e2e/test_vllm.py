@@ -200,3 +200,67 @@ def test_openai_engine_in_front_of_vllms_server_answers_as_the_embedded_one(
 def answer_of(entry: dict[str, Any]) -> str:
     body = entry["response"]["body"]
     return json.dumps([body["choices"], body["usage"]], sort_keys=True)
+
+
+@pytest.fixture(scope="module")
+def adapters(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an adapter that can be loaded and one that cannot."""
+    folder = tmp_path_factory.mktemp("adapters")
+    script = str(Path(__file__).with_name("make_lora.py"))
+    subprocess.run([python, script, str(model_folder(CHAT)), str(folder / "rhymes")], check=True, capture_output=True)
+    (folder / "broken").mkdir()
+    (folder / "broken" / "adapter_config.json").write_text('{"r": 4}')
+    return folder
+
+
+def test_adapter_is_a_model_of_its_own(kafka: Server, adapters: Path, data_dir: Path, topic_prefix: str) -> None:
+    question = {"messages": [{"role": "user", "content": "what is a log"}], **GREEDY}
+    address = "memory" if kafka.provider == "memory" else kafka.address
+    arguments = ["--engine", "vllm", "--kafka", address, "--model", f"{CHAT}={model_folder(CHAT)}"]
+    arguments += ["--vllm-arg=--dtype=float32", "--vllm-arg=--max-num-seqs=8"]
+    env = {"HEADRACE_KAFKA__TOPIC_PREFIX": topic_prefix, "HEADRACE_INFERENCE__LORA_FOLDER": str(adapters)}
+
+    with Stack(data_dir, arguments, env) as stack:
+        client = stack.client()
+        _, plain, _ = run(client, "/v1/chat/completions", [{"model": CHAT, **question}] * 2)
+        _, tuned, _ = run(client, "/v1/chat/completions", [{"model": "rhymes", **question}] * 2)
+        _, through_app, _ = run(client, "/v1/responses", [{"model": "rhymes", "input": "x", "max_output_tokens": 4}])
+        _, nothing, refused = run(client, "/v1/chat/completions", [{"model": "broken", **question}])
+        failed = wait_for_end(client, submit(client, lines_of("/v1/chat/completions", [{"model": "x", **question}])).id)
+        models = {model.id for model in client.models.list()}
+
+    assert {CHAT, "rhymes"} <= models
+    assert {entry["response"]["body"]["model"] for entry in tuned + through_app} == {"rhymes"}
+    assert text_of(plain[0]) == text_of(plain[1]) != text_of(tuned[0]) == text_of(tuned[1])
+    assert nothing == []
+    assert refused[0]["response"]["body"]["error"]["code"] == "adapter_not_loaded"
+    assert failed.errors.data[0].code == "model_not_found"
+
+
+def text_of(entry: dict[str, Any]) -> str:
+    content = entry["response"]["body"]["choices"][0]["message"]["content"]
+    assert isinstance(content, str)
+    return content
+
+
+def test_what_the_engine_can_do_passes_through(embedded: OpenAI) -> None:
+    question = {"model": CHAT, "messages": [{"role": "user", "content": "answer"}], "temperature": 0}
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    bodies: list[dict[str, Any]] = [
+        question | {"max_tokens": 3, "logprobs": True, "top_logprobs": 2},
+        question | {"max_tokens": 30, "response_format": form},
+        question | {"max_tokens": 3, "tools": [tool], "tool_choice": "none"},
+        question | {"max_tokens": 3, "messages": [{"role": "user", "content": [picture]}]},
+    ]
+
+    _, output, errors = run(embedded, "/v1/chat/completions", bodies)
+
+    logged, formed, _ = (entry["response"]["body"]["choices"][0] for entry in output)
+    assert [len(token["top_logprobs"]) for token in logged["logprobs"]["content"]] == [2, 2, 2]
+    assert json.loads(formed["message"]["content"])["n"] in {1, 2}
+    # The picture reached vLLM, which says itself that this model has no eyes.
+    assert errors[0]["custom_id"] == "l3"
+    assert "multimodal" in errors[0]["response"]["body"]["error"]["message"]
