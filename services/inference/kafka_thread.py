@@ -5,6 +5,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any
 
+from shared.lifecycle import run_on_loop
+
 
 class KafkaThread:
     """An event loop on a thread; ends with the coroutine that it was given."""
@@ -19,7 +21,7 @@ class KafkaThread:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._main)
+            run_on_loop(self._main)
         except BaseException as error:  # noqa: BLE001 - carried to the main thread, which raises it
             self.error = error
         self._home.call_soon_threadsafe(self.ended.set)

@@ -18,7 +18,9 @@ from tests.e2e.stack import Stack, submit_file, wait_for_end
 
 REPOSITORY = Path(__file__).parents[2]
 OUTPUT_TOKENS = 24
-_RATE = re.compile(r"([\d.]+)(it/s|s/it)")
+RARELY_S = 0.5
+# The last state of its progress bar, not of the one that loads the model.
+_RATE = re.compile(r"([\d.]+)(req/s|s/req)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def run_batch(case: Case, path: Path, out: Path) -> float:
     done = subprocess.run(command, env=vllm_env(case), capture_output=True, text=True, timeout=900, check=True)
     number, unit = _RATE.findall(done.stderr)[-1]
     assert len(out.read_text().splitlines()) == case.rows
-    per_second = float(number) if unit == "it/s" else 1 / float(number)
+    per_second = float(number) if unit == "req/s" else 1 / float(number)
     return case.rows / per_second
 
 
@@ -142,7 +144,12 @@ def headrace(stack: Stack, content: bytes, rows: int) -> float:
     client = stack.client()
     file_id = client.files.create(file=("input.jsonl", content), purpose="batch").id
     began = time.perf_counter()
-    batch = wait_for_end(client, submit_file(client, file_id).id, timeout_s=900)
+    batch = submit_file(client, file_id)
+    # As seldom as a user would ask while much is left to do: on two cores each answer costs what is measured.
+    while batch.request_counts.completed < 0.9 * rows:
+        time.sleep(RARELY_S)
+        batch = client.batches.retrieve(batch.id)
+    batch = wait_for_end(client, batch.id, timeout_s=900)
     seconds = time.perf_counter() - began
     assert batch.request_counts.completed == rows, batch
     return seconds
