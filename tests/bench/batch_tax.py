@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cli.up import cache_folder, inference_python
 from tests.bench.figure import Figure, median_of
+from tests.bench.processes import Usage, cpu_of_family, cpu_seconds, minus, own_cpu_seconds
 from tests.e2e.stack import Stack, submit_file, wait_for_end
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,6 +34,16 @@ class Case:
     executor: str
     tax_target: str
     run_batch_target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Seconds of each way, and CPU seconds by hop."""
+
+    llm_s: float
+    ours_s: float
+    run_batch_s: float
+    cpu: Usage
 
 
 # With `uni` the model runs inside the engine core, which suits one that costs something; `mp` suits one that is free.
@@ -79,6 +90,11 @@ class Offline:
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU that it used so far."""
+        return cpu_of_family(self._process.pid)
 
     def seconds(self) -> float:
         """One pass over all rows."""
@@ -171,20 +187,35 @@ def _measure_case(case: Case, rounds: int) -> list[Figure]:
         with Stack(Path(folder), arguments) as stack, offline(case, path) as llm:
             headrace(stack, content, case.rows)
             llm.seconds()
-            ours, theirs, runner = list[float](), list[float](), list[float]()
-            for number in range(rounds):
-                theirs.append(llm.seconds())
-                ours.append(headrace(stack, content, case.rows))
-                runner.append(run_batch(case, path, Path(folder) / f"out-{number}.jsonl"))
+            outs = [Path(folder) / f"out-{number}.jsonl" for number in range(rounds)]
+            return _figures(case, [_round(case, stack, llm, path, out) for out in outs])
+
+
+def _round(case: Case, stack: Stack, llm: Offline, path: Path, out: Path) -> Round:
+    start, cpu = cpu_by_hop(stack), llm.cpu_s
+    llm_s = llm.seconds()
+    between = cpu_by_hop(stack)
+    hops = {"LLM.chat": llm.cpu_s - cpu, "the idle stack beside it": sum(minus(between, start).values())}
+    ours_s = headrace(stack, path.read_bytes(), case.rows)
+    hops |= minus(cpu_by_hop(stack), between)
+    return Round(llm_s, ours_s, run_batch(case, path, out), hops)
+
+
+def _figures(case: Case, rounds: list[Round]) -> list[Figure]:
     name, tokens = f"{case.parameters} model", case.rows * OUTPUT_TOKENS
-    pairs = zip(theirs, ours, strict=True)
+    per_row = 1000 / case.rows
     return [
-        median_of(f"{name}: Headrace ÷ LLM.chat", [their / our for their, our in pairs], "", case.tax_target),
+        median_of(f"{name}: Headrace ÷ LLM.chat", [r.llm_s / r.ours_s for r in rounds], "", case.tax_target),
         median_of(
-            f"{name}: Headrace ÷ run-batch",
-            [their / our for their, our in zip(runner, ours, strict=True)],
-            "",
-            case.run_batch_target,
+            f"{name}: Headrace ÷ run-batch", [r.run_batch_s / r.ours_s for r in rounds], "", case.run_batch_target
         ),
-        median_of(f"{name}: Headrace", [tokens / seconds for seconds in ours], "output tokens/s"),
+        median_of(f"{name}: Headrace", [tokens / r.ours_s for r in rounds], "output tokens/s"),
+        *(median_of(f"  CPU: {hop}", [r.cpu[hop] * per_row for r in rounds], "ms/row") for hop in rounds[0].cpu),
     ]
+
+
+def cpu_by_hop(stack: Stack) -> Usage:
+    """CPU so far; the engine core is a process of its own, beside the worker's front end."""
+    own, all_of_it = own_cpu_seconds(stack), cpu_seconds(stack)
+    engine_core = {"engine core": all_of_it["inference-0"] - own["inference-0"]}
+    return engine_core | {name: used for name, used in own.items() if name != "jaeger"}

@@ -16,7 +16,17 @@ def pids(stack: Stack) -> dict[str, int]:
 
 def cpu_seconds(stack: Stack) -> Usage:
     """CPU of each child and of its own children so far, by name."""
-    return {name: sum(map(_cpu_of, _family(pid))) for name, pid in pids(stack).items()}
+    return {name: cpu_of_family(pid) for name, pid in pids(stack).items()}
+
+
+def own_cpu_seconds(stack: Stack) -> Usage:
+    """CPU of each child so far, by name, without its own children's."""
+    return {name: _cpu_of(pid) for name, pid in pids(stack).items()}
+
+
+def cpu_of_family(pid: int) -> float:
+    """CPU of a process and of its children so far, in seconds."""
+    return sum(map(_cpu_of, _family(pid)))
 
 
 def resident_mb(stack: Stack) -> Usage:
