@@ -100,6 +100,7 @@ class VllmEngine:
             ) from error
         except (ValueError, RuntimeError, OSError) as error:
             raise SetupError(f"vLLM cannot serve {self._settings.model}: {error}") from error
+        find("enable_envs_cache")()  # each request asks for dozens of variables, and none changes from here on
         gc.collect()
         gc.freeze()  # as vLLM's own server does: a sixth of the front end's CPU otherwise goes to the collector
         await self._warm_up()
@@ -231,7 +232,9 @@ class VllmEngine:
         for field, value in fields_of(request, self._forced).items():
             if field in request_class.model_fields:
                 setattr(parsed, field, value)
-        result = await call(parsed, _raw_request(self._app, request))
+        # Without a parent span there is nothing in the headers that the fields above do not say.
+        raw = _raw_request(self._app, request) if request.traceparent or request.url in EMBED_ENDPOINTS else None
+        result = await call(parsed, raw)
         if isinstance(result, self._error_class):
             return self._error_answer(result)
         if any(getattr(choice, "finish_reason", None) == "abort" for choice in getattr(result, "choices", ())):

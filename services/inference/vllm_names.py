@@ -12,6 +12,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "FlexibleArgumentParser": ("vllm.utils.argparse_utils",),
     "make_arg_parser": (f"{_ENTRYPOINTS}.common.cli_args", f"{_ENTRYPOINTS}.launchers.cli_args"),
     "validate_parsed_serve_args": (f"{_ENTRYPOINTS}.common.cli_args", f"{_ENTRYPOINTS}.launchers.cli_args"),
+    "enable_envs_cache": ("vllm.envs",),
     "build_async_engine_client": (f"{_ENTRYPOINTS}.launchers.api_server.entry",),
     "build_app": (f"{_ENTRYPOINTS}.launchers.app",),
     "init_app_state": (f"{_ENTRYPOINTS}.launchers.api_server.app_state",),
