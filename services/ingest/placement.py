@@ -144,8 +144,8 @@ class Queues:
         """One queue for each worker, and one for each partition that none of them has."""
         groups = {worker.partitions for worker in workers if worker.partitions}
         owned = [partition for group in groups for partition in group]
-        if len(set(owned)) < len(owned):
-            return  # seen in the middle of a rebalance
+        if len(set(owned)) < len(owned) or not set(owned) <= set(range(len(self._lengths))):
+            return  # seen in the middle of a rebalance, or of a topic that was given more partitions
         groups |= {(partition,) for partition in range(len(self._lengths)) if partition not in owned}
         if groups == {queue.partitions for queue in self._queues}:
             return

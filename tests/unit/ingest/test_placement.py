@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -159,9 +160,10 @@ def test_worker_s_partitions_are_one_queue_and_it_may_hold_a_window_and_a_half()
     assert (found[3], found[4], found[None]) == (15, FLOOR_UNKNOWN, 200 - 45 - FLOOR_UNKNOWN)
 
 
-def test_partition_that_two_workers_name_changes_nothing() -> None:
+@pytest.mark.parametrize("odd", [[WorkerQueue(20, (0, 1)), WorkerQueue(20, (1,))], [WorkerQueue(20, (1, 2))]])
+def test_partition_that_two_workers_name_or_that_is_unknown_changes_nothing(odd: list[WorkerQueue]) -> None:
     queues, nothing = Queues(2), dict.fromkeys(range(2), 0)
     queues.measured(nothing, nothing, 0.0, [WorkerQueue(20, (0, 1))])
-    queues.measured(nothing, nothing, 0.25, [WorkerQueue(20, (0, 1)), WorkerQueue(20, (1,))])
+    queues.measured(nothing, nothing, 0.25, [WorkerQueue(20, (0, 1)), *odd])
 
     assert queues.room == 30
