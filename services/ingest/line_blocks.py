@@ -7,7 +7,6 @@ the middle of one.
 
 import itertools
 from collections.abc import AsyncIterator
-from operator import attrgetter
 
 import msgspec
 
@@ -16,8 +15,9 @@ from shared.messages import BatchDispatched
 
 # A block ends with the line that reaches one of these.
 BLOCK_LINES_MAX, BLOCK_BYTES_MAX = 1_024, 2 * 1024**2
-# Prompts are told apart by so much of their beginning.
-PROMPT_BYTES = 4_096
+# Prompts are alike that begin with the same so many bytes, and more so with more.
+ALIKE_BYTES = (256, 2_048)
+PROMPT_BYTES = ALIKE_BYTES[-1]
 
 # The member of the body that holds the prompt, by endpoint.
 _PROMPT_MEMBERS = {
@@ -41,6 +41,17 @@ def prompted(line: Line, endpoint: str) -> PromptedLine:
     member = _PROMPT_MEMBERS.get(endpoint)
     start = line.value.find(member) if member else -1
     return PromptedLine(line, line.value[start : start + PROMPT_BYTES] if start >= 0 else b"")
+
+
+def in_order(block: list[PromptedLine]) -> list[PromptedLine]:
+    """Each line behind the first one of its like; as they were written where no two are alike."""
+    firsts: dict[bytes, int] = {}
+
+    def place(taken: PromptedLine) -> tuple[int, ...]:
+        number = taken.line.number
+        return *(firsts.setdefault(taken.prompt[:size], number) for size in ALIKE_BYTES), number
+
+    return sorted(block, key=place)
 
 
 class LineBlocks:
@@ -100,9 +111,7 @@ class LineBlocks:
             size += len(line.value or b"")
             if not self._ahead >> number & 1:
                 block.append(prompted(line, self._endpoint))
-        if self._like_lines_together:
-            block.sort(key=attrgetter("prompt"))
-        self._waiting = block[::-1]
+        self._waiting = (in_order(block) if self._like_lines_together else block)[::-1]
         is_new = self._end[0] > self._next_line
         if is_new and not block:
             self._leave_block()

@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def python() -> str:
 
 
 @pytest.fixture(scope="module")
-def embedded(kafka: Server, python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+def embedded_stack(kafka: Server, python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack whose two workers hold a vLLM each."""
     assert python
     address = "memory" if kafka.provider == "memory" else kafka.address
@@ -54,7 +54,12 @@ def embedded(kafka: Server, python: str, tmp_path_factory: pytest.TempPathFactor
     arguments += ["--model", f"{CHAT}={model_folder(CHAT)}", "--model", f"{EMBEDDING}={model_folder(EMBEDDING)}"]
     env = {"HEADRACE_KAFKA__TOPIC_PREFIX": "vllm."}
     with Stack(tmp_path_factory.mktemp("vllm"), arguments, env) as stack:
-        yield stack.client()
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def embedded(embedded_stack: Stack) -> OpenAI:
+    return embedded_stack.client()
 
 
 def lines_of(url: str, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -263,3 +268,39 @@ def test_what_the_engine_can_do_passes_through(embedded: OpenAI) -> None:
     # The picture reached vLLM, which says itself that this model has no eyes.
     assert errors[0]["custom_id"] == "l3"
     assert "multimodal" in errors[0]["response"]["body"]["error"]["message"]
+
+
+def engine_says(stack: Stack, metric: str) -> float:
+    """A metric of vLLM's, summed over the workers."""
+    total = 0.0
+    for port in stack.health_ports("inference"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        total += sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(metric))
+    return total
+
+
+def wait_until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_cancel_takes_running_lines_out_of_the_engine(embedded: OpenAI, embedded_stack: Stack) -> None:
+    running, aborted = "vllm:num_requests_running{", 'vllm:request_success_total{engine="0",finished_reason="abort"'
+    long = {"max_tokens": 1_500, "ignore_eos": True, "temperature": 0}
+    lines = [line | {"body": line["body"] | long} for line in chat_lines(64, CHAT)]
+    before = engine_says(embedded_stack, aborted)
+
+    batch = submit(embedded, lines)
+    wait_until(lambda: engine_says(embedded_stack, running) > 8)
+    embedded.batches.cancel(batch.id)
+    wait_until(lambda: engine_says(embedded_stack, running) == 0)
+    ended = wait_for_end(embedded, batch.id)
+
+    assert ended.status == "cancelled"
+    assert engine_says(embedded_stack, aborted) > before
+    done = result_lines(embedded, ended.output_file_id)
+    assert len(done) < 64
+    assert all(entry["response"]["body"]["usage"]["completion_tokens"] == 1_500 for entry in done)

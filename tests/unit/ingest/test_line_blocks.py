@@ -43,8 +43,15 @@ async def take(source: LineBlocks, num: int) -> list[int]:
 async def test_like_prompts_go_out_next_to_each_other() -> None:
     lines = lines_of(["red", "blue", "red", "green", "blue", "red"])
 
-    assert await take(blocks(lines, BatchDispatched()), 9) == [1, 4, 3, 0, 2, 5]
+    assert await take(blocks(lines, BatchDispatched()), 9) == [0, 2, 5, 1, 4, 3]
     assert await take(blocks(lines, BatchDispatched(), together=False), 9) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_among_like_prompts_those_that_are_more_so() -> None:
+    common = "same words " * 50
+    lines = lines_of([common + end for end in ("red", "blue", "red", "blue")] + ["other", common + "red"])
+
+    assert await take(blocks(lines, BatchDispatched()), 9) == [0, 2, 5, 1, 3, 4]
 
 
 async def test_lines_of_another_block_stay_behind() -> None:
