@@ -22,8 +22,8 @@ from shared.jsonl import Line
 from shared.messages import LineProblem
 
 SHOWN_MAX = 200
-# Ids are remembered by 60 bits of their keyed hash, half the memory of a short id and a tenth of a long one; that two
-# of a million differ and share theirs happens in one file of two million.
+# Ids are remembered by 60 bits of their keyed hash, in two thirds of the memory of a short id and a tenth of a long
+# one's; that two of a million differ and share theirs happens in one file of two million.
 _SHORT_HASH = 2**60 - 1
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value_decoder = msgspec.json.Decoder()

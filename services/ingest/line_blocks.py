@@ -1,8 +1,8 @@
-"""In which order do the lines of a file go out? Block by block, and like prompts next to each other within a block.
+"""In which order do the lines of a file go out? SHELL: reads one block ahead; the decision, `in_order`, is pure.
 
-A worker whose KV cache is too small for all prefixes of a file computes each of them again and again when lines come
-as they were written. The cursor says with one bit a line which of a block went out, so that any process can go on in
-the middle of one.
+Lines go out block by block, and like prompts next to each other within a block. A worker whose KV cache is too small
+for all prefixes of a file computes each of them again and again when lines come as they were written. The cursor says
+with one bit a line which of a block went out, so that any process can go on in the middle of one.
 """
 
 import itertools
@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
+from services.ingest.placement import PREFIX_BYTES
 from shared.jsonl import Line
 from shared.messages import BatchDispatched
 
 # A block ends with the line that reaches one of these.
 BLOCK_LINES_MAX, BLOCK_BYTES_MAX = 1_024, 2 * 1024**2
 # Prompts are alike that begin with the same so many bytes, and more so with more.
-ALIKE_BYTES = (256, 2_048)
+ALIKE_BYTES = (PREFIX_BYTES, 2_048)
 PROMPT_BYTES = ALIKE_BYTES[-1]
 
 # The member of the body that holds the prompt, by endpoint.

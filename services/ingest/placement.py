@@ -2,8 +2,8 @@
 
 A worker's queue is what lies unfinished in its partitions. Lines join the queue that will be worked off first; what a
 queue may hold follows how fast it was worked off, so a slow worker gets less, and the rest of a batch stays in its
-file, where whoever is free gets it. Lines that begin alike go to the same partition while its worker gets no more than
-its share, so that one prefix cache serves them. Consecutive lines stay together for a while, because a client and a
+file, where whoever is free gets it. Lines that begin alike go to the same worker while it gets no more than its share,
+so that one prefix cache serves them. Consecutive lines stay together for a while, because a client and a
 broker pay by the batch.
 """
 
@@ -26,7 +26,7 @@ RUN_MAX = 32
 # For the sake of like lines a queue may get so much more than its share, and be longer than the shortest by this part
 # of what it may hold.
 SLACK, LONGER_BY = 1.25, 0.1
-# Beginnings that are remembered with their partition, and how much of a line begins it.
+# Beginnings that are remembered with a partition of their worker, and how much of a line begins it.
 HOMES_MAX = 10_000
 PREFIX_BYTES = 256
 

@@ -15,7 +15,7 @@ DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Measured: microseconds of CPU a row by hop, and bytes a row of the request and of the completion record."""
+    """Measured in a noisy hour: microseconds of CPU a row by hop, and bytes a row of request and completion."""
 
     ingest_us: float = 60.0
     broker_us: float = 60.0
