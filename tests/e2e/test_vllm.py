@@ -6,6 +6,7 @@ One chat model (tiny, random weights, made locally) and one embedding model with
 import json
 import math
 import os
+import signal
 import subprocess
 import time
 import urllib.error
@@ -20,6 +21,7 @@ from openai import OpenAI
 from cli.local_kafka import free_port
 from cli.up import cache_folder, inference_python
 from shared.errors import SetupError
+from shared.settings import ServiceSettings
 from tests.conftest import skip_unexercised
 from tests.e2e.stack import Stack, assert_each_line_once, chat_lines, result_lines, submit, wait_for_end
 from tests.providers import Server
@@ -27,6 +29,8 @@ from tests.providers import Server
 SERVER_START_TIMEOUT_S = 300.0
 CHAT, EMBEDDING = "tiny-chat", "all-MiniLM-L6-v2"
 GREEDY = {"max_tokens": 8, "temperature": 0}
+# The services' default, which the processes of these tests have.
+DRAIN_TIMEOUT_S = ServiceSettings().drain_timeout_s
 
 
 def model_folder(name: str) -> Path:
@@ -304,3 +308,21 @@ def test_cancel_takes_running_lines_out_of_the_engine(embedded: OpenAI, embedded
     done = result_lines(embedded, ended.output_file_id)
     assert len(done) < 64
     assert all(entry["response"]["body"]["usage"]["completion_tokens"] == 1_500 for entry in done)
+
+
+def test_full_engine_drains_inside_the_deadline(embedded: OpenAI, embedded_stack: Stack) -> None:
+    long = {"max_tokens": 1_500, "ignore_eos": True, "temperature": 0}
+    lines = [line | {"body": line["body"] | long} for line in chat_lines(40, CHAT)]
+    worker = embedded_stack.pid("inference-0")
+
+    batch = submit(embedded, lines)
+    wait_until(lambda: engine_says(embedded_stack, "vllm:num_requests_running{") > 8)
+    os.kill(worker, signal.SIGTERM)
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), DRAIN_TIMEOUT_S)
+    log = (embedded_stack.data / "logs" / "inference-0.log").read_text()
+    ended = wait_for_end(embedded, batch.id, timeout_s=240)
+
+    assert '"drained"' in log and "did not shut down in time" not in log
+    assert_each_line_once(embedded, ended, lines)
+    done = result_lines(embedded, ended.output_file_id)
+    assert [entry["response"]["body"]["usage"]["completion_tokens"] for entry in done] == [1_500] * 40
