@@ -39,7 +39,8 @@ SETUP := $(SERVICES) $(if $(HAS_JVM),$(JARS)) $(if $(filter vllm,$(ENGINE)),$(VL
 HAS_NODE := $(and $(shell command -v node 2>/dev/null),$(shell command -v npm 2>/dev/null))
 OLD_SDKS := .venv-openai-1/.ready .venv-openai-2/.ready
 NODE_SDK := tests/contract/node/node_modules/.package-lock.json
-SDKS := $(OLD_SDKS) $(if $(HAS_NODE),$(NODE_SDK))
+NODE_EXAMPLE := examples/intake/typescript/node_modules/.package-lock.json
+SDKS := $(OLD_SDKS) $(if $(HAS_NODE),$(NODE_SDK) $(NODE_EXAMPLE))
 TOOLS := $(if $(HAS_GO),$(VERSITYGW) $(MINIO) $(JAEGER))
 
 .PHONY: help setup up demo test check unit simulation chaos soak tools bench bench-api constraints clean
@@ -102,7 +103,7 @@ constraints: $(UV_BIN) ## Resolve all dependencies anew, with hashes and without
 	compile -p 3.11 $(C)/build.in -o $(C)/build.txt
 
 clean: ## Remove the environments; the cache stays.
-	rm -rf .venv .venv-* .coverage* tests/contract/node/node_modules
+	rm -rf .venv .venv-* .coverage* tests/contract/node/node_modules examples/intake/typescript/node_modules
 
 $(UV_BIN): | $(C)/uv.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer: set PYTHON=")'
@@ -132,8 +133,8 @@ $(DEV): $(SERVICES) $(C)/dev.txt
 	$(INSTALL) -p .venv-openai-$*/bin/python -r $(C)/openai-$*.txt
 	touch $@
 
-$(NODE_SDK): tests/contract/node/package-lock.json
-	cd tests/contract/node && npm ci --silent --no-audit --no-fund
+$(NODE_SDK) $(NODE_EXAMPLE): %/node_modules/.package-lock.json: %/package-lock.json
+	cd $* && npm ci --silent --no-audit --no-fund
 	touch $@
 
 .venv-inference/bin/python: | $(UV_BIN)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import keys
+from cli import dead_letters, keys
 from cli import options as opt
 from cli.recover import recover
 from cli.up import default_engine, default_models, up
@@ -146,6 +146,53 @@ def keys_revoke_command(
     """End a key now."""
     keys.revoke(keys.installation(data, kafka, opt.parse_store(store, data)), key_id)
     print(f"{key_id} is revoked")
+
+
+dlq_app = typer.Typer(no_args_is_help=True, help="Dead letters: records that could not be worked on, and why.")
+app.add_typer(dlq_app, name="dlq")
+
+
+@dlq_app.command("list")
+def dlq_list_command(
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+    error: Annotated[str, typer.Option(help="Only this class: unreadable, unknown_schema, too_large, ….")] = "",
+    topic: Annotated[str, typer.Option(help="Only what was parked on this topic.")] = "",
+    data: Data = Path(".headrace"),
+    kafka: KafkaAddress = "",
+    output: Output = "text",
+) -> None:
+    """Dead letters, oldest first, one in a line."""
+    found = dead_letters.list_letters(_kafka(data, kafka), limit=limit, error=error, topic=topic)
+    shown = [letter.summary() for letter in found]
+    if output == "json":
+        print(json.dumps(shown, indent=2))
+        return
+    for line in shown:
+        print(
+            f"{line['number']}  {line['topic']}/{line['partition']}@{line['offset']}  {line['error']}: {line['reason']}"
+        )
+
+
+@dlq_app.command("show")
+def dlq_show_command(number: int, data: Data = Path(".headrace"), kafka: KafkaAddress = "") -> None:
+    """One dead letter with its value and headers, as JSON."""
+    print(json.dumps(dead_letters.show(_kafka(data, kafka), number).details(), indent=2, ensure_ascii=False))
+
+
+@dlq_app.command("redrive")
+def dlq_redrive_command(
+    numbers: Annotated[list[int], typer.Argument(metavar="NUMBER...")],
+    data: Data = Path(".headrace"),
+    kafka: KafkaAddress = "",
+) -> None:
+    """Send records again, as they were, to where they were parked; do it once the cause is mended."""
+    for letter in dead_letters.redrive(_kafka(data, kafka), numbers):
+        print(f"{letter.number} sent to {letter.topic}/{letter.partition}")
+
+
+def _kafka(data: Path, kafka: str) -> str:
+    """Where the log is: named, or that of the stack that runs in the folder."""
+    return keys.installation(data, kafka, "").kafka
 
 
 def _show_secret(key: ApiKey, secret: str, output: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.api_keys import SCOPES, digest_of, masked, new_secret
+from shared.api_keys import SCOPES, TENANT_NAME, digest_of, masked, new_secret
 from shared.errors import SetupError
 from shared.kafka import make_producer, start_client, stop_client
 from shared.key_store import publish_key, read_keys, write_key
@@ -23,7 +23,6 @@ from shared.publisher import Publisher
 from shared.settings import ServiceSettings, load_settings
 from shared.topics import Topics
 
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _DURATION = re.compile(r"([0-9]{1,6})([smhd])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -70,7 +69,7 @@ def parse_duration(text: str) -> int | None:
 
 def check_request(request: KeyRequest) -> KeyRequest:
     """The request with all scopes when none was named; raises SetupError."""
-    if not _TENANT.fullmatch(request.tenant):
+    if not TENANT_NAME.fullmatch(request.tenant):
         raise SetupError(f"--tenant {request.tenant!r}: expected letters, digits, dots, dashes, at most 63")
     unknown = [scope for scope in request.scopes if scope not in SCOPES]
     if unknown:

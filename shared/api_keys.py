@@ -1,9 +1,11 @@
 """What is an API key made of, and what may it do? PURE: entropy and time are arguments."""
 
 import hashlib
+import re
 
 KEY_PREFIX = "sk-headrace-"
 SECRET_BYTES = 24
+TENANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 SCOPES = ("files.read", "files.write", "batches.read", "batches.write", "models.read")
 
 

@@ -48,6 +48,11 @@ def request_id(batch: str, line: int) -> str:
     return "batch_req_" + hashlib.sha256(f"{batch}#{line}".encode()).hexdigest()[:32]
 
 
+def single_request_id(tenant: str, request: str) -> str:
+    """As `request_id`, of a request without a batch; `request` is its caller's id, one of the tenant's own."""
+    return "batch_req_" + hashlib.sha256(f"{tenant}/{request}".encode()).hexdigest()[:32]
+
+
 def pool_of_model(model: str) -> str:
     """The slug that names a model's pool of workers inside topic names.
 

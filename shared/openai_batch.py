@@ -12,13 +12,14 @@ from typing import Any
 
 import msgspec
 
-from shared import identifiers
-
 ENDPOINTS = ("/v1/responses", "/v1/chat/completions", "/v1/embeddings", "/v1/completions")
 
 EXPIRED_CODE = "batch_expired"
 EXPIRED_MESSAGE = "This request could not be executed before the completion window expired."
 CANCELLED_CODE = "batch_cancelled"
+# Of a request without a batch.
+REQUEST_EXPIRED_CODE = "request_expired"
+REQUEST_EXPIRED_MESSAGE = "This request could not be executed before its deadline."
 
 _RAW_BREAKS = re.compile(rb"[\r\n]+")
 
@@ -136,10 +137,10 @@ def duplicated_error(status: int, body: bytes) -> bytes:
     return json.dumps({"code": code, "message": message}).encode()
 
 
-def unanswered_line(*, batch_id: str, line: int, custom_id: str, code: str, message: str) -> bytes:
+def unanswered_line(*, answer_id: str, custom_id: str, code: str, message: str) -> bytes:
     """An error line for a request that never got an HTTP answer, with its newline."""
     value = {
-        "id": identifiers.request_id(batch_id, line),
+        "id": answer_id,
         "custom_id": custom_id,
         "response": None,
         "error": {"code": code, "message": message},

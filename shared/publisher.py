@@ -42,7 +42,7 @@ class OutgoingRecord(msgspec.Struct, frozen=True):
     @property
     def num_bytes(self) -> int:
         """Its size on the wire, or a little more."""
-        headers = sum(len(name) + len(value) + 10 for name, value in self.headers)
+        headers = sum(len(name) + len(value or b"") + 10 for name, value in self.headers)
         return len(self.value or b"") + len(self.key or b"") + headers + RECORD_OVERHEAD_BYTES
 
 

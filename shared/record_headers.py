@@ -7,22 +7,44 @@ from collections.abc import Iterable
 
 import msgspec
 
+from shared.identifiers import request_id, single_request_id
 from shared.messages import LINES_MAX, UnreadableRecord, Usage
-from shared.topics import num_shards, shard_of_line
+from shared.topics import BATCH, num_shards, shard_of_line
 
 Header = tuple[str, bytes]
 
 
 class RequestHeaders(msgspec.Struct, frozen=True, kw_only=True):
-    """Headers of a request record. `line` is 0-based; `deadline_s` is in Unix seconds."""
+    """Headers of a request record: line `line` (0-based) of a batch, or a request without a batch.
 
-    batch_id: str
-    line: int
-    total: int
+    The latter has its caller's `request` id, the topic that it is answered on (empty = `results`) and no batch.
+    `deadline_s` is in Unix seconds.
+    """
+
+    batch_id: str = ""
+    line: int = 0
+    total: int = 0
     deadline_s: int
     attempt: int = 1
     tenant: str = "default"
+    request: str = ""
+    reply_topic: str = ""
+    request_class: str = BATCH
     traceparent: str | None = None
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it belongs to no batch."""
+        return not self.batch_id
+
+    @property
+    def answer_id(self) -> str:
+        """The id that its output line has, the same at every attempt."""
+        return single_request_id(self.tenant, self.request) if self.is_single else request_id(self.batch_id, self.line)
+
+    def with_traceparent(self, traceparent: str | None) -> "RequestHeaders":
+        """The same, as a part of another span."""
+        return msgspec.structs.replace(self, traceparent=traceparent)
 
 
 class CompletionHeaders(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,14 +73,15 @@ class CompletionHeaders(msgspec.Struct, frozen=True, kw_only=True):
 
 def request_headers(h: RequestHeaders) -> list[Header]:
     """Headers of a request record, in a fixed order."""
-    headers = [
-        ("batch", h.batch_id.encode()),
-        ("line", b"%d" % h.line),
-        ("total", b"%d" % h.total),
-        ("attempt", b"%d" % h.attempt),
-        ("deadline", b"%d" % h.deadline_s),
-        ("tenant", h.tenant.encode()),
-    ]
+    if h.is_single:
+        headers = [("request", h.request.encode()), ("class", h.request_class.encode())]
+        if h.reply_topic:
+            headers.append(("reply", h.reply_topic.encode()))
+    else:
+        headers = [("batch", h.batch_id.encode()), ("line", b"%d" % h.line), ("total", b"%d" % h.total)]
+    headers.append(("attempt", b"%d" % h.attempt))
+    headers.append(("deadline", b"%d" % h.deadline_s))
+    headers.append(("tenant", h.tenant.encode()))
     if h.traceparent:
         headers.append(("traceparent", h.traceparent.encode()))
     return headers
@@ -68,6 +91,8 @@ def read_request_headers(headers: Iterable[Header]) -> RequestHeaders:
     """Parse the headers of a request record; raises UnreadableRecord."""
     found = dict(headers or ())
     try:
+        if "request" in found:
+            return _single_headers(found)
         return RequestHeaders(
             batch_id=found["batch"].decode(),
             line=int(found["line"]),
@@ -79,6 +104,32 @@ def read_request_headers(headers: Iterable[Header]) -> RequestHeaders:
         )
     except (KeyError, ValueError, AttributeError) as error:
         raise UnreadableRecord(f"request headers: {error!r}") from None
+
+
+def _single_headers(found: dict[str, bytes]) -> RequestHeaders:
+    return RequestHeaders(
+        request=found["request"].decode(),
+        deadline_s=int(found["deadline"]),
+        attempt=int(found.get("attempt", b"1")),
+        tenant=found["tenant"].decode(),
+        reply_topic=found.get("reply", b"").decode(),
+        request_class=found["class"].decode(),
+        traceparent=_text(found.get("traceparent")),
+    )
+
+
+def admitted_headers(h: RequestHeaders, pool: str) -> list[Header]:
+    """Headers of a record on `admitted`: those of its request, and the model whose workers get it."""
+    return [("pool", pool.encode()), *request_headers(h)]
+
+
+def read_admitted_headers(headers: Iterable[Header]) -> tuple[RequestHeaders, str]:
+    """Parse the headers of a record on `admitted`; raises UnreadableRecord."""
+    found = dict(headers or ())
+    try:
+        return _single_headers(found), found["pool"].decode()
+    except (KeyError, ValueError, AttributeError) as error:
+        raise UnreadableRecord(f"admitted headers: {error!r}") from None
 
 
 def completion_headers(h: CompletionHeaders) -> list[Header]:

@@ -42,6 +42,8 @@ class KafkaSettings(Block):
     batches_partitions: int = Field(default=4, ge=1)
     request_partitions: int = Field(default=12, ge=1)
     completions_partitions: int = Field(default=4, ge=1)
+    # Of `intake`, `admitted` and `results` each.
+    intake_partitions: int = Field(default=4, ge=1)
     replication_factor: int = Field(default=1, ge=1)
     compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = "none"
     session_timeout_s: Seconds = 10.0
@@ -50,7 +52,7 @@ class KafkaSettings(Block):
     request_timeout_s: Seconds = 30.0
     linger_ms: int = Field(default=5, ge=0)
     # How long a broker may hold a fetch that finds nothing new; it answers at once when something comes.
-    fetch_max_wait_ms: int = Field(default=1000, ge=1)
+    fetch_max_wait_ms: int = Field(default=1500, ge=1)
 
 
 class StoreSettings(Block):

@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Link, SpanContext, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from shared.record_headers import RequestHeaders
 from shared.settings import TelemetrySettings
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -115,6 +116,13 @@ def line_attributes(batch_id: str, line: int, custom_id: str | None = None) -> d
         _LINE: line + 1,
     }
     return attributes | ({"headrace.custom_id": custom_id} if custom_id is not None else {})
+
+
+def request_attributes(headers: RequestHeaders, custom_id: str) -> dict[str, str | int]:
+    """As `line_attributes`; a request without a batch is found by the id that its caller gave it."""
+    if not headers.is_single:
+        return line_attributes(headers.batch_id, headers.line, custom_id)
+    return {"messaging.message.conversation_id": headers.request, "headrace.custom_id": custom_id}
 
 
 def messaging_attributes(

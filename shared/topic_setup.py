@@ -70,7 +70,7 @@ async def _check_layout(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) -> 
     described = {d["topic"]: d for d in await admin.describe_topics([t.name for t in topics])}
     for topic in topics:
         found = len(described[topic.name]["partitions"])
-        if found != topic.partitions:
+        if found != topic.partitions and not topic.is_foreign:
             raise SetupError(
                 f"topic {topic.name} has {found} partitions, the settings say {topic.partitions}: "
                 "set HEADRACE_KAFKA__*_PARTITIONS to what the topic has, or use another topic prefix"

@@ -12,6 +12,9 @@ from shared.settings import KafkaSettings
 DAY_MS = 24 * 3600 * 1000
 # The largest record we take or make; the fetch size of every consumer is twice this (kafka.md 1.2, rule 2).
 RECORD_BYTES_MAX = 4 * 1024 * 1024
+# Classes of requests, the more urgent first: each has topics of its own, because a log has no order but its own.
+INTERACTIVE, BATCH = "interactive", "batch"
+REQUEST_CLASSES = (INTERACTIVE, BATCH)
 # Lines of one batch that share a key of `completions`, a bitmap and a chain.
 SHARD_LINES = 50_000
 
@@ -25,6 +28,8 @@ class Topic:
     compacted: bool = False
     retention_ms: int = -1
     extra: dict[str, str] = field(default_factory=dict)
+    # Somebody else's, who decides how many partitions it has.
+    is_foreign: bool = False
 
     def config(self) -> dict[str, str]:
         """Broker settings of the topic; set at creation, because altering one resets the others."""
@@ -47,16 +52,25 @@ class Topics:
         self.completions = Topic(f"{p}completions", settings.completions_partitions, retention_ms=3 * DAY_MS)
         self.control = Topic(f"{p}control", 1, retention_ms=DAY_MS)
         self.dlq = Topic(f"{p}dlq", 1, retention_ms=30 * DAY_MS)
+        # What outsiders write and read, and what admission let in.
+        self.intake = Topic(f"{p}intake", settings.intake_partitions, retention_ms=3 * DAY_MS)
+        self.admitted = Topic(f"{p}admitted", settings.intake_partitions, retention_ms=3 * DAY_MS)
+        self.results = Topic(f"{p}results", settings.intake_partitions, retention_ms=3 * DAY_MS)
 
-    def requests(self, model: str, request_class: str = "batch") -> Topic:
+    def requests(self, model: str, request_class: str = BATCH) -> Topic:
         """`requests.<pool>.<class>`: the request records of one pool of workers."""
         name = f"{self._settings.topic_prefix}requests.{pool_of_model(model)}.{request_class}"
         return Topic(name, self._settings.request_partitions, retention_ms=7 * DAY_MS)
 
+    def foreign(self, name: str) -> Topic:
+        """A topic that belongs to users, who write requests to it or read answers from it."""
+        return Topic(name, self._settings.intake_partitions, retention_ms=3 * DAY_MS, is_foreign=True)
+
     def all_for(self, models: tuple[str, ...]) -> list[Topic]:
         """Every topic that an installation serving `models` needs."""
         fixed = [self.batches, self.files, self.workers, self.keys, self.completions, self.control, self.dlq]
-        return fixed + [self.requests(model) for model in dict.fromkeys(models)]
+        fixed += [self.intake, self.admitted, self.results]
+        return fixed + [self.requests(model, name) for model in dict.fromkeys(models) for name in REQUEST_CLASSES]
 
 
 def shard_of_line(line: int) -> int:
@@ -88,3 +102,8 @@ def partition_of(key: bytes | str, partitions: int) -> int:
     """CRC-32 of the key modulo the partition count: `completions` by whole key, `batches` by batch id."""
     data = key.encode() if isinstance(key, str) else key
     return zlib.crc32(data) % partitions
+
+
+def admitted_key(tenant: str, name: str) -> bytes:
+    """Key of an admitted record: whatever belongs to one request or one batch meets in one partition."""
+    return f"{tenant}/{name}".encode()

@@ -12,6 +12,7 @@ from services.collector.ledger import Ledger, ShardId
 from services.collector.open_batches import OpenBatch, OpenBatches
 from shared.errors import ObjectStoreError
 from shared.group_offsets import GroupOffsets
+from shared.identifiers import request_id
 from shared.jsonl import Line, LineReader
 from shared.log_reader import LogReader
 from shared.messages import BatchCreated, BatchDispatched, ShardRedriven, encode
@@ -202,8 +203,7 @@ class Auditor:
     def _error_line(self, suspect: Suspect, line: Line) -> OutgoingRecord:
         batch_id, number = suspect.shard_id
         value = unanswered_line(
-            batch_id=batch_id,
-            line=line.number,
+            answer_id=request_id(batch_id, line.number),
             custom_id=decode_request_line(line.value or b"").custom_id,
             code=LOST_CODE,
             message=LOST_MESSAGE,

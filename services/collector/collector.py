@@ -20,7 +20,7 @@ from services.collector.progress import Progress
 from services.collector.result_files import LineIndex
 from services.collector.segment_chain import ChainTaken, SegmentChain
 from services.collector.settings import CollectorBlock
-from shared.dead_letters import dead_letter
+from shared.dead_letters import UNREADABLE, dead_letter
 from shared.error_codes import add_codes
 from shared.errors import ObjectStoreError, SetupError, UnavailableError
 from shared.kafka import KAFKA_ERRORS
@@ -37,7 +37,7 @@ from shared.topics import Topics, facet_key, partition_of
 log = structlog.get_logger(__name__)
 
 # A poll returns when something comes; with lines in hand it must not outlast the segment's age.
-POLL_TIMEOUT_MS, IDLE_POLL_TIMEOUT_MS = 200, 500
+POLL_TIMEOUT_MS, IDLE_POLL_TIMEOUT_MS = 200, 1_000
 POLL_RECORDS = 2_000
 # Between two polls: each lets the client fetch once more, whatever there is.
 POLL_INTERVAL_S = 0.02
@@ -293,7 +293,7 @@ class PartitionCollector:
         log.warning(
             "record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason
         )
-        await self._publisher.send(dead_letter(self._topics, record, reason))
+        await self._publisher.send(dead_letter(self._topics, record, UNREADABLE, reason))
 
 
 def _line_of(record: Record, headers: CompletionHeaders) -> bytes:

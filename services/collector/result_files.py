@@ -15,6 +15,7 @@ from typing import BinaryIO
 from services.collector.ledger import CANCELLED, EXPIRED, Shard
 from services.collector.scratch_spans import ScratchSpans
 from shared.guesses import CANCELLED_MESSAGE
+from shared.identifiers import request_id
 from shared.jsonl import LineReader
 from shared.messages import BatchCreated
 from shared.object_store import ObjectStore, file_key, offset_of_segment
@@ -130,7 +131,9 @@ async def _copy_lines(
         outcome = index.outcome(line)
         if outcome == _MISSING:
             code, message = _NOT_RUN[shard.how_closed or ""]
-            value = unanswered_line(batch_id=shard.batch_id, line=line, custom_id=custom_id, code=code, message=message)
+            value = unanswered_line(
+                answer_id=request_id(shard.batch_id, line), custom_id=custom_id, code=code, message=message
+            )
         else:
             number, position, length = index.place(line)
             value = spans.read(number, position, length)

@@ -11,6 +11,7 @@ import time
 import structlog
 
 from services.inference.assigned_log import AssignedLog, make_group_consumer
+from services.inference.class_queues import ClassQueues
 from services.inference.engine import Engine
 from services.inference.engine_room import EngineRoom
 from services.inference.heartbeat import WorkerIdentity
@@ -30,7 +31,7 @@ from shared.publisher import Publisher
 from shared.settings import load_settings
 from shared.telemetry import Telemetry, set_up_logging
 from shared.topic_setup import prepare_topics
-from shared.topics import Topics
+from shared.topics import REQUEST_CLASSES, Topics
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +76,7 @@ class WorkerProcess:
         self._topics = Topics(settings.kafka)
         self._stop = Stop()
         self._stage = "loading the engine"
-        self._assigned: AssignedLog | None = None
+        self._assigned: tuple[AssignedLog, ...] = ()
         self._kafka_stop: tuple[asyncio.AbstractEventLoop, Stop] | None = None
 
     async def run(self) -> int:
@@ -103,7 +104,8 @@ class WorkerProcess:
             duplicate_errors=self._settings.contract.error_lines == "duplicated",
         )
         order = by_deadline_and_prefix if worker.order_by_prefix else as_they_came
-        room = EngineRoom(engine, runner, WindowLimits.of(engine.num_slots, worker.window), MicroBatches(order))
+        limits = WindowLimits.of(engine.num_slots, worker.window)
+        room = EngineRoom(engine, runner, limits, ClassQueues(lambda: MicroBatches(order)))
         thread = KafkaThread(self._kafka_side(engine, room, telemetry))
         async with asyncio.TaskGroup() as group:
             watchers = [
@@ -142,20 +144,16 @@ class WorkerProcess:
         self._kafka_stop = (asyncio.get_running_loop(), stop)
         producer = make_producer(kafka)
         await start_client(producer, kafka)
-        instance_id = worker.worker_id if worker.static_member else None
-        topic = self._topics.requests(worker.model).name
         limits = WindowLimits.of(engine.num_slots, worker.window)
         group_offsets, control = GroupOffsets(kafka), LogReader(kafka)
-        assigned = AssignedLog(
-            settings=kafka,
-            topic=topic,
-            new_consumer=lambda: make_group_consumer(kafka, topic, instance_id),
-            group_offsets=group_offsets,
-            num_held_max=limits.cap + max(limits.cap, LOOK_AHEAD_MAX),
-        )
+        assigned = {
+            name: self._assigned_log(self._topics.requests(worker.model, name).name, group_offsets, limits)
+            for name in REQUEST_CLASSES
+        }
         try:
-            await assigned.open()
-            self._assigned = assigned
+            for log_of_class in assigned.values():
+                await log_of_class.open()
+            self._assigned = tuple(assigned.values())
             identity = WorkerIdentity(worker.worker_id, worker.model, engine.name, engine.endpoints, int(time.time()))
             runner = Worker(
                 identity=identity,
@@ -176,12 +174,25 @@ class WorkerProcess:
             )
         finally:
             await control.close()
-            await assigned.close(is_clean=stop.reason is StopReason.SHUTDOWN)
+            for log_of_class in assigned.values():
+                await log_of_class.close(is_clean=stop.reason is StopReason.SHUTDOWN)
             await group_offsets.close()
             await stop_client(producer)
 
+    def _assigned_log(self, topic: str, group_offsets: GroupOffsets, limits: WindowLimits) -> AssignedLog:
+        """The group of a topic has its name."""
+        kafka, worker = self._settings.kafka, self._worker
+        instance_id = worker.worker_id if worker.static_member else None
+        return AssignedLog(
+            settings=kafka,
+            topic=topic,
+            new_consumer=lambda: make_group_consumer(kafka, topic, instance_id),
+            group_offsets=group_offsets,
+            num_held_max=limits.cap + max(limits.cap, LOOK_AHEAD_MAX),
+        )
+
     def _not_ready(self) -> dict[str, str]:
-        if self._assigned is not None and self._assigned.joined and not self._stop.requested:
+        if self._assigned and all(each.joined for each in self._assigned) and not self._stop.requested:
             return {}
         return {"worker": "stopping" if self._stop.requested else self._stage}
 

@@ -60,7 +60,7 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         num_held_max: int,
     ) -> None:
         self._settings = settings
-        self._topic = topic
+        self.topic = topic
         self._new_consumer = new_consumer
         self._group_offsets = group_offsets
         self._num_held_max = num_held_max
@@ -77,7 +77,7 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
     async def open(self) -> None:
         """Join the group; raises UnavailableError."""
         consumer = self._new_consumer()
-        consumer.subscribe([self._topic], listener=self)
+        consumer.subscribe([self.topic], listener=self)
         await start_client(consumer, self._settings)
         self._consumer = consumer
 
@@ -175,7 +175,7 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
             async with asyncio.timeout(REVOKE_COMMIT_TIMEOUT_S):
                 await self.commit(held=False)
         except TimeoutError:
-            log.info("commit before a rebalance took too long", topic=self._topic)
+            log.info("commit before a rebalance took too long", topic=self.topic)
         self._stable = False
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
@@ -186,7 +186,7 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         for tp in set(self._trackers) - set(assigned):
             del self._trackers[tp]
         self._written.clear()
-        log.info("partitions assigned", topic=self._topic, partitions=sorted(tp.partition for tp in assigned))
+        log.info("partitions assigned", topic=self.topic, partitions=sorted(tp.partition for tp in assigned))
 
     def _tracker(self, tp: TopicPartition) -> OffsetTracker:
         tracker = self._trackers.get(tp)
@@ -232,7 +232,7 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         """Begin the epoch: read what the group has committed, and write that the partitions are held."""
         assert self._consumer is not None
         assigned = set(self._consumer.assignment())
-        committed = await self._group_offsets.committed(self._topic, assigned)
+        committed = await self._group_offsets.committed(self.topic, assigned)
         fresh = [tp for tp in assigned if tp not in committed]
         begins = await self._consumer.beginning_offsets(fresh) if fresh else {}
         if epoch != self._epoch:
@@ -269,6 +269,6 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         full = len(self._rebalances) == REBALANCES_MAX
         if full and self._rebalances[-1] - self._rebalances[0] < REBALANCES_WINDOW_S:
             raise EndlessRebalance(
-                f"{REBALANCES_MAX} rebalances of {self._topic} in {REBALANCES_WINDOW_S:.0f} s: "
+                f"{REBALANCES_MAX} rebalances of {self.topic} in {REBALANCES_WINDOW_S:.0f} s: "
                 "is another worker running with the same HEADRACE_INFERENCE__WORKER_ID?"
             )

@@ -55,9 +55,7 @@ def answered(
 
 def unanswered(headers: RequestHeaders, custom_id: str, code: str, message: str) -> Completion:
     """The error line for a request that got no answer."""
-    value = unanswered_line(
-        batch_id=headers.batch_id, line=headers.line, custom_id=custom_id, code=code, message=message
-    )
+    value = unanswered_line(answer_id=headers.answer_id, custom_id=custom_id, code=code, message=message)
     return Completion(value, False, Usage(), code)
 
 

@@ -7,12 +7,13 @@ import msgspec
 
 
 class EngineRequest(msgspec.Struct, frozen=True):
-    """One request: the endpoint's path and its JSON body, as the user wrote it; the deadline is in Unix seconds."""
+    """One request: the endpoint's path and its JSON body, as the user wrote it; the lowest priority runs
+    first, and ties by arrival."""
 
     request_id: str
     url: str
     body: bytes
-    deadline_s: int = 0
+    priority: int = 0
     traceparent: str | None = None
 
 

@@ -14,22 +14,25 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from services.inference.class_queues import ClassQueues, reserve
 from services.inference.engine import Engine, EngineDead, EngineLoad, EngineRequest
 from services.inference.job import Done, Job
 from services.inference.line_run import LineRunner, is_overdue
-from services.inference.micro_batch import MicroBatches
+from services.inference.micro_batch import DEADLINE_STEP_S
 from services.inference.window import WindowLimits, next_window
 
 log = structlog.get_logger(__name__)
 
 # How often the engine's signals are looked at.
 ADAPT_INTERVAL_S = 1.0
+# Beyond every deadline in minutes.
+BATCH_PRIORITY = 10**9
 
 
 class EngineRoom:
     """Keeps the engine full; `submit`, `take` and the like belong to the Kafka thread."""
 
-    def __init__(self, engine: Engine, runner: LineRunner, limits: WindowLimits, waiting: MicroBatches[Job]) -> None:
+    def __init__(self, engine: Engine, runner: LineRunner, limits: WindowLimits, waiting: ClassQueues[Job]) -> None:
         self._engine = engine
         self._runner = runner
         self._limits = limits
@@ -77,8 +80,8 @@ class EngineRoom:
         """Other models that the engine answers for; called from the Kafka thread."""
         return self._engine.adapters()
 
-    def drop_waiting(self) -> "concurrent.futures.Future[int]":
-        """Let no more lines in: those that wait will be delivered again. How many; called from the Kafka thread."""
+    def drop_waiting(self) -> "concurrent.futures.Future[list[Job]]":
+        """Let no more lines in: those that wait will be delivered again. Which; called from the Kafka thread."""
         return asyncio.run_coroutine_threadsafe(self._drop_waiting(), self._loop)
 
     def abandon(self) -> None:
@@ -113,12 +116,18 @@ class EngineRoom:
         self._top_up()
 
     def _top_up(self) -> None:
-        while len(self._running) < self.window and (job := self._waiting.pop()) is not None:
-            headers = job.headers
-            request = EngineRequest(job.request_id, job.url, job.body, headers.deadline_s, headers.traceparent)
+        while (job := self._next()) is not None:
+            request = EngineRequest(job.request_id, job.url, job.body, _priority(job), job.headers.traceparent)
             task = self._loop.create_task(self._run(job, request))
             self._running[task] = (job, request)
             task.add_done_callback(self._ended)
+
+    def _next(self) -> Job | None:
+        """The next line that may enter."""
+        num_running = len(self._running)
+        if num_running < self.window:
+            return self._waiting.pop()
+        return self._waiting.pop(only_interactive=True) if num_running < self.window + reserve(self.window) else None
 
     async def _run(self, job: Job, request: EngineRequest) -> None:
         result = await self._runner.run(job, request)
@@ -144,8 +153,8 @@ class EngineRoom:
         if not self._abandoned and self.failure is None:
             self._top_up()
 
-    async def _drop_waiting(self) -> int:
-        return len(self._waiting.remove(lambda _: True))
+    async def _drop_waiting(self) -> list[Job]:
+        return self._waiting.remove(lambda _: True)
 
     def _abandon(self) -> None:
         # A handler that is cancelled may return an answer all the same; nothing of it is a result.
@@ -172,3 +181,8 @@ class EngineRoom:
             self.failure = reason
             log.error("engine is dead", reason=reason)
             self.dead.set()
+
+
+def _priority(job: Job) -> int:
+    """Interactive lines before all others, and then by deadline."""
+    return job.deadline_s // DEADLINE_STEP_S + (0 if job.is_interactive else BATCH_PRIORITY)

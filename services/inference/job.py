@@ -6,6 +6,7 @@ from opentelemetry import trace
 
 from services.inference.completion import Completion
 from shared.record_headers import RequestHeaders
+from shared.topics import INTERACTIVE
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -25,6 +26,11 @@ class Job(msgspec.Struct, frozen=True):
     def deadline_s(self) -> int:
         """When nobody wants it any more, in Unix seconds."""
         return self.headers.deadline_s
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether somebody waits for it."""
+        return self.headers.request_class == INTERACTIVE
 
 
 class Done(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ import random
 import time
 from typing import assert_never
 
+import msgspec
 import structlog
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
@@ -13,16 +14,23 @@ from services.inference.completion import Completion, answered, unanswered
 from services.inference.engine import Answer, Engine, EngineDead, EngineRequest, EngineResult, Retry
 from services.inference.job import Job
 from shared.guesses import CANCELLED_MESSAGE
-from shared.openai_batch import CANCELLED_CODE, EXPIRED_CODE, EXPIRED_MESSAGE
-from shared.telemetry import Telemetry, context_from, line_attributes, traceparent_of
+from shared.openai_batch import (
+    CANCELLED_CODE,
+    EXPIRED_CODE,
+    EXPIRED_MESSAGE,
+    REQUEST_EXPIRED_CODE,
+    REQUEST_EXPIRED_MESSAGE,
+)
+from shared.telemetry import Telemetry, context_from, request_attributes, traceparent_of
 
 log = structlog.get_logger(__name__)
 
-# A line is only given up this long after its deadline: the record in the log decides, not this clock.
+# A batch's line is only given up this long after its deadline: the record in the log decides, not this clock.
 DEADLINE_MARGIN_S = 60.0
 RETRY_BASE_S, RETRY_MAX_S = 0.2, 10.0
 # Cancelled batches that are remembered, oldest forgotten first; forgetting one only wastes its lines.
 CANCELLED_MAX = 10_000
+_EXPIRED = {False: (EXPIRED_CODE, EXPIRED_MESSAGE), True: (REQUEST_EXPIRED_CODE, REQUEST_EXPIRED_MESSAGE)}
 _OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion", "/v1/embeddings": "embeddings"}
 
 
@@ -50,7 +58,8 @@ class LineRunner:
         if job.headers.batch_id in self._cancelled:
             return unanswered(job.headers, job.custom_id, CANCELLED_CODE, CANCELLED_MESSAGE)
         if is_overdue(job, time.time()):
-            return unanswered(job.headers, job.custom_id, EXPIRED_CODE, EXPIRED_MESSAGE)
+            code, message = _EXPIRED[job.headers.is_single]
+            return unanswered(job.headers, job.custom_id, code, message)
         return None
 
     async def run(self, job: Job, request: EngineRequest) -> Completion | EngineDead:
@@ -85,7 +94,7 @@ class LineRunner:
         if not request.traceparent or not self._telemetry.enabled:
             return await self._engine.answer(request)
         operation = _OPERATIONS.get(job.url, "generate_content")
-        attributes = line_attributes(job.headers.batch_id, job.headers.line, job.custom_id) | {
+        attributes = request_attributes(job.headers, job.custom_id) | {
             "gen_ai.operation.name": operation,
             "gen_ai.provider.name": self._engine.name,
             "gen_ai.request.model": self._model,
@@ -93,9 +102,7 @@ class LineRunner:
         with self._telemetry.tracer.start_as_current_span(
             f"{operation} {self._model}", context_from(request.traceparent), SpanKind.INTERNAL, attributes
         ) as span:
-            inner = EngineRequest(
-                request.request_id, request.url, request.body, request.deadline_s, traceparent_of(span)
-            )
+            inner = msgspec.structs.replace(request, traceparent=traceparent_of(span))
             result = await self._engine.answer(inner)
             if isinstance(result, Answer) and result.status != 200:
                 span.set_status(trace.StatusCode.ERROR)
@@ -105,4 +112,4 @@ class LineRunner:
 
 def is_overdue(job: Job, now_s: float) -> bool:
     """Whether nobody waits for the line any more, by any clock that is nearly right."""
-    return now_s > job.headers.deadline_s + DEADLINE_MARGIN_S
+    return now_s > job.deadline_s + (0.0 if job.headers.is_single else DEADLINE_MARGIN_S)

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 
 from services.inference.engine import EngineRequest
-from services.inference.micro_batch import DEADLINE_STEP_S
 
 # The body is the user's: what would change how the worker is answered is overwritten.
 FORCED_FIELDS: Mapping[str, Any] = {"stream": False, "background": False}
@@ -18,7 +17,7 @@ FORCED_FIELDS_ON_CPU: Mapping[str, Any] = {"seed": None}
 
 def fields_of(request: EngineRequest, forced: Mapping[str, Any]) -> dict[str, Any]:
     """What replaces the user's own members; lower priorities run first, and ties by arrival."""
-    return {**forced, "request_id": request.request_id, "priority": request.deadline_s // DEADLINE_STEP_S}
+    return {**forced, "request_id": request.request_id, "priority": request.priority}
 
 
 def body_without(request: EngineRequest, forced: Mapping[str, Any]) -> bytes:

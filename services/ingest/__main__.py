@@ -6,50 +6,28 @@ import gc
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import uvicorn
-from fastapi import APIRouter
 from starlette.types import ASGIApp
 
-from services.ingest.api.batches import BatchesApi
-from services.ingest.api.files import FilesApi
-from services.ingest.api.gate import Gate
-from services.ingest.api.models import ModelsApi
-from services.ingest.api.results import ResultsApi
-from services.ingest.api.uploads import UploadsApi
+from services.ingest.admission.admission import Admission
 from services.ingest.app import create_app
-from services.ingest.batch_intake import BatchIntake
-from services.ingest.batch_retry import BatchRetry
-from services.ingest.batch_shape import BatchShape
-from services.ingest.dispatcher import Dispatcher
-from services.ingest.file_keeper import FileKeeper
 from services.ingest.housekeeping import Housekeeping
-from services.ingest.idempotency import Idempotency
-from services.ingest.input_checks import InputChecks
-from services.ingest.limits import TenantLimits
-from services.ingest.live_results import LiveResults
-from services.ingest.log_writer import LogWriter
-from services.ingest.lookup import Lookup
-from services.ingest.model_pools import ModelPools
 from services.ingest.ownership import Ownership
 from services.ingest.pool_queues import PoolQueues
-from services.ingest.quota import Quota
-from services.ingest.rate_limiter import RateLimiter
 from services.ingest.read_model import ReadModel
 from services.ingest.readiness import missing
 from services.ingest.settings import IngestSettings
-from services.ingest.uploads import Uploads
 from services.ingest.view_feed import ViewFeed, state_partitions
+from services.ingest.wiring import Ports, Roles, make_admission, make_dispatcher, make_roles, make_routers
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health, start_server
 from shared.kafka import make_producer, start_client, stop_client
 from shared.lifecycle import Stop, run_service, stop_on_signals
 from shared.log_ends import LogEnds
 from shared.log_reader import LogReader
-from shared.object_store import ObjectStore
 from shared.open_store import open_store
 from shared.publisher import Publisher
 from shared.settings import load_settings
@@ -60,35 +38,6 @@ from shared.topics import Topics
 HTTP_DRAIN_S = 5
 
 
-@dataclass(frozen=True)
-class Ports:
-    """What reaches out of the process, and the view of the log that all roles share."""
-
-    store: ObjectStore
-    log_id: str
-    publisher: Publisher
-    telemetry: Telemetry
-    view: ReadModel
-    feed: ViewFeed
-    ownership: Ownership
-    queues: PoolQueues
-
-
-@dataclass(frozen=True)
-class Roles:
-    """What the API, the dispatcher and the housekeeping are made of; each part is there once."""
-
-    log_writer: LogWriter
-    lookup: Lookup
-    limits: TenantLimits
-    quota: Quota
-    pools: ModelPools
-    checks: InputChecks
-    keeper: FileKeeper
-    uploads: Uploads
-    idempotency: Idempotency
-
-
 class IngestProcess:
     """All roles of ingest and the stop that joins them."""
 
@@ -96,26 +45,32 @@ class IngestProcess:
         self._settings = settings
         self._topics = Topics(settings.kafka)
         self._stop = Stop()
+        self._admission: Admission | None = None
 
     async def run(self) -> int:
         """Serve until asked to stop; the exit code."""
         stop_on_signals(self._stop)
         async with contextlib.AsyncExitStack() as stack:
             ports = await self._open(stack)
-            roles = self._roles(ports)
+            roles = make_roles(self._settings, self._topics, ports)
+            if self._settings.ingest.intake.enabled:
+                self._admission = make_admission(self._settings, self._topics, ports, roles)
+            routers = make_routers(self._settings, self._topics, ports, roles)
 
             def not_ready() -> dict[str, str]:
                 return self._missing(ports)
 
             async with serve_health(self._settings.health, not_ready):
-                await self._serve(ports, roles, create_app(self._routers(ports, roles), not_ready))
+                await self._serve(ports, roles, create_app(routers, not_ready))
         return 0
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> Ports:
         s, kafka = self._settings, self._settings.kafka
         store = await open_store(s.store)
         stack.push_async_callback(store.close)
-        log_id = await prepare_topics(kafka, self._topics.all_for(s.models))
+        intake = s.ingest.intake
+        foreign = [self._topics.foreign(name) for name in (*intake.tenant_topics, *intake.reply_topics)]
+        log_id = await prepare_topics(kafka, [*self._topics.all_for(s.models), *foreign])
         telemetry = Telemetry("ingest", s.telemetry, serve_metrics=True)
         stack.callback(telemetry.close)
         producer = make_producer(kafka)
@@ -147,92 +102,12 @@ class IngestProcess:
             queues=queues,
         )
 
-    def _roles(self, ports: Ports) -> Roles:
-        s = self._settings
-        log_writer = LogWriter(self._topics, ports.publisher, ports.feed)
-        limits = TenantLimits(s.ingest.limits, s.ingest.tenant_limits)
-        quota, pools = Quota(ports.view, limits), ModelPools(s.models, ports.view, s.ingest.worker_silence_s)
-        keeper = FileKeeper(
-            view=ports.view,
-            store=ports.store,
-            log_writer=log_writer,
-            batch_file_expires_after_s=s.ingest.batch_file_expires_after_s,
-        )
-        return Roles(
-            log_writer=log_writer,
-            lookup=Lookup(ports.view, ports.feed, ports.store),
-            limits=limits,
-            quota=quota,
-            pools=pools,
-            checks=InputChecks(s.ingest, s.contract, pools, quota),
-            keeper=keeper,
-            uploads=Uploads(ports.store, keeper),
-            idempotency=Idempotency(ports.store),
-        )
-
-    def _routers(self, ports: Ports, roles: Roles) -> list[APIRouter]:
-        s, rates = self._settings, RateLimiter()
-        files, batches, models = (
-            Gate(view=ports.view, feed=ports.feed, limits=roles.limits, rate_limiter=rates, resource=name)
-            for name in ("files", "batches", "models")
-        )
-        files_api = FilesApi(
-            settings=s.ingest,
-            lookup=roles.lookup,
-            store=ports.store,
-            keeper=roles.keeper,
-            quota=roles.quota,
-            checks=roles.checks,
-            gate=files,
-        )
-        uploads_api = UploadsApi(
-            settings=s.ingest, uploads=roles.uploads, store=ports.store, quota=roles.quota, gate=files
-        )
-        intake = BatchIntake(
-            store=ports.store,
-            view=ports.view,
-            feed=ports.feed,
-            log_writer=roles.log_writer,
-            idempotency=roles.idempotency,
-            telemetry=ports.telemetry,
-        )
-        batches_api = BatchesApi(
-            settings=s.ingest,
-            contract=s.contract,
-            view=ports.view,
-            lookup=roles.lookup,
-            store=ports.store,
-            log_writer=roles.log_writer,
-            intake=intake,
-            retry=BatchRetry(ports.store, roles.keeper),
-            shape=BatchShape(ports.view, s.contract),
-            quota=roles.quota,
-            gate=batches,
-        )
-        live_results = LiveResults(store=ports.store, view=ports.view, topics=self._topics, log_id=ports.log_id)
-        results_api = ResultsApi(lookup=roles.lookup, results=live_results, gate=batches)
-        models_api = ModelsApi(pools=roles.pools, gate=models)
-        return [api.router() for api in (files_api, uploads_api, batches_api, results_api, models_api)]
-
-    def _dispatcher(self, ports: Ports, roles: Roles) -> Dispatcher:
-        return Dispatcher(
-            settings=self._settings.ingest,
-            checks=roles.checks,
-            topics=self._topics,
-            view=ports.view,
-            feed=ports.feed,
-            ownership=ports.ownership,
-            store=ports.store,
-            publisher=ports.publisher,
-            queues=ports.queues,
-            telemetry=ports.telemetry,
-        )
-
     def _missing(self, ports: Ports) -> dict[str, str]:
         s = self._settings
         return missing(
             view_caught_up=ports.feed.caught_up,
             dispatching=ports.ownership.joined,
+            admitting=self._admission is None or self._admission.joined,
             stopping=self._stop.requested,
             models=s.models,
             alive=ports.view.models_alive(int(time.time() * 1000), s.ingest.worker_silence_s),
@@ -240,7 +115,7 @@ class IngestProcess:
 
     async def _serve(self, ports: Ports, roles: Roles, app: ASGIApp) -> None:
         block = self._settings.ingest
-        dispatcher = self._dispatcher(ports, roles)
+        dispatcher = make_dispatcher(self._settings, self._topics, ports, roles)
         housekeeping = Housekeeping(
             ownership=ports.ownership, keeper=roles.keeper, uploads=roles.uploads, idempotency=roles.idempotency
         )
@@ -265,13 +140,16 @@ class IngestProcess:
             gc.collect()
             gc.freeze()
             server, http = await start_server(config)
-            dispatch = group.create_task(dispatcher.run(self._stop), name="dispatcher")
+            work = {group.create_task(dispatcher.run(self._stop), name="dispatcher")}
+            if self._admission is not None:
+                work.add(group.create_task(self._admission.run(self._stop), name="admission"))
             clean = group.create_task(housekeeping.run(self._stop), name="housekeeping")
             await self._stop.wait()
             server.stop()
             await http
-            await asyncio.wait({dispatch}, timeout=self._settings.drain_timeout_s)
-            dispatch.cancel()
+            await asyncio.wait(work, timeout=self._settings.drain_timeout_s)
+            for task in work:
+                task.cancel()
             clean.cancel()
             follow.cancel()
             join.cancel()

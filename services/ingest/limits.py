@@ -11,6 +11,8 @@ class Limits(Block):
     """Limits of one tenant."""
 
     requests_per_minute: int | None = Field(default=None, ge=1)
+    # Records of the intake; those above it are answered with an error.
+    intake_per_minute: int | None = Field(default=None, ge=1)
     open_batches: int | None = Field(default=None, ge=0)
     queued_lines: int | None = Field(default=None, ge=0)
     stored_bytes: int | None = Field(default=None, ge=0)

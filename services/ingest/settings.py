@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from services.ingest.admission.settings import IntakeBlock
 from services.ingest.limits import Limits
 from shared.messages import LINES_MAX
 from shared.settings import Block, Port, Seconds, ServiceSettings
@@ -48,6 +49,7 @@ class IngestBlock(Block):
     # processes must not share one. Empty = none.
     instance_id: str = ""
     worker_silence_s: Seconds = 10.0
+    intake: IntakeBlock = IntakeBlock()
 
 
 class IngestSettings(ServiceSettings):

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from services.collector import audit, auditor, closing, collector, ledger
-from services.inference import offset_tracker, suspicion, worker
+from services.inference import offset_tracker, request_feed, suspicion, worker
 from services.ingest import dispatcher
 from shared import publisher
 from tests.simulation import object_store, plan, world
@@ -16,7 +16,7 @@ from tests.simulation import object_store, plan, world
 def fast_polls() -> None:
     """Long polls cost nothing here, because whoever waits is woken when something comes."""
     collector.POLL_TIMEOUT_MS = 2_000
-    worker.POLL_TIMEOUT_MS = 5_000
+    request_feed.POLL_TIMEOUT_MS = 5_000
     worker.CONTROL_POLL_TIMEOUT_MS = 100_000
     worker.PROBE_INTERVAL_S = 1_000.0
     dispatcher.TICK_S = 2.0

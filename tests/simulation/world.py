@@ -23,6 +23,7 @@ from services.collector.recovery import Recovery
 from services.collector.segment_chain import SegmentChain
 from services.collector.settings import CollectorBlock
 from services.inference.assigned_log import AssignedLog, EndlessRebalance
+from services.inference.class_queues import ClassQueues
 from services.inference.engine_room import EngineRoom
 from services.inference.heartbeat import WorkerIdentity
 from services.inference.line_run import LineRunner
@@ -40,7 +41,7 @@ from shared.object_store import cancel_key, file_key, manifest_key
 from shared.publisher import Publisher
 from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry
-from shared.topics import facet_key
+from shared.topics import BATCH, facet_key
 from tests.simulation.clock import EPOCH_S
 from tests.simulation.group_consumer import GroupConsumer
 from tests.simulation.invariants import KAFKA, TOPICS, Broken, Invariants
@@ -281,10 +282,12 @@ class World:
         worker = Worker(
             identity=WorkerIdentity(process.name, MODEL, "simulated", ("/v1/completions",), 0),
             topics=TOPICS,
-            assigned=assigned,
+            assigned={BATCH: assigned},
             control=Reader(self.log, process),  # type: ignore[arg-type]
             publisher=publisher,
-            room=EngineRoom(engine, LineRunner(engine, MODEL, TELEMETRY, 2), WindowLimits.of(0, 6), MicroBatches()),
+            room=EngineRoom(
+                engine, LineRunner(engine, MODEL, TELEMETRY, 2), WindowLimits.of(0, 6), ClassQueues(MicroBatches)
+            ),
             telemetry=TELEMETRY,
             on_silence=lambda _reason: None,
         )

@@ -149,6 +149,21 @@ PATHS: dict[str, dict[str, Operation]] = {
     },
     "/models": {"get": _operation("listModels", "Models that batches may name.", "ModelList")},
     "/models/{model}": {"get": _operation("retrieveModel", "One model.", "Model", parameters=(_path("model"),))},
+    "/schemas": {"get": _operation("listSchemas", "Schemas of what outsiders write to topics and read.", "SchemaList")},
+    "/schemas/{name}": {
+        "get": {
+            "operationId": "retrieveSchema",
+            "summary": "One schema.",
+            "parameters": [_path("name")],
+            "responses": {
+                "200": {
+                    "description": "A JSON Schema.",
+                    "content": {"application/schema+json": {"schema": {"type": "object"}}},
+                },
+                "default": _ERROR,
+            },
+        }
+    },
 }
 
 

@@ -179,6 +179,8 @@ SCHEMAS: dict[str, Schema] = {
     "Usage": _USAGE,
     "Model": closed_object({"id": TEXT, "object": {"const": "model"}, "created": INTEGER, "owned_by": TEXT}),
     "ModelList": closed_object({"object": {"const": "list"}, "data": {"type": "array", "items": ref("Model")}}),
+    "SchemaName": closed_object({"id": TEXT, "object": {"const": "schema"}}),
+    "SchemaList": closed_object({"object": {"const": "list"}, "data": {"type": "array", "items": ref("SchemaName")}}),
     "CreateFile": {
         "type": "object",
         "properties": {

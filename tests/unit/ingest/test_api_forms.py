@@ -97,13 +97,12 @@ def test_final_conflict_is_not_to_be_retried() -> None:
 
 
 def test_ready_only_when_every_model_has_a_live_worker() -> None:
-    healthy = {"view_caught_up": True, "dispatching": True, "stopping": False}
+    healthy = {"view_caught_up": True, "dispatching": True, "admitting": True, "stopping": False}
 
     assert missing(**healthy, models=["a"], alive={"a", "b"}) == {}
     assert set(missing(**healthy, models=["a", "c"], alive={"a"})) == {"workers/c"}
-    assert set(missing(view_caught_up=False, dispatching=False, stopping=True, models=[], alive=[])) == {
-        *("kafka", "dispatcher", "ingest")
-    }
+    nothing = {"view_caught_up": False, "dispatching": False, "admitting": False, "stopping": True}
+    assert set(missing(**nothing, models=[], alive=[])) == {"kafka", "dispatcher", "admission", "ingest"}
 
 
 def test_download_names_are_safe_in_a_header() -> None:

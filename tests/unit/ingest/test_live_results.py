@@ -25,7 +25,7 @@ TOTAL = 12
 
 
 def value_of(batch_id: str, line: int) -> bytes:
-    return unanswered_line(batch_id=batch_id, line=line, custom_id=str(line), code="c", message="m")
+    return unanswered_line(answer_id=request_id(batch_id, line), custom_id=str(line), code="c", message="m")
 
 
 class World:
@@ -88,7 +88,7 @@ async def test_lines_that_never_ran_follow_from_the_error_file() -> None:
     world.segment([(ID, 3), (ID, 1)])
     world.segment([(ID, 0)], kind="cancel")
     late = [
-        unanswered_line(batch_id=ID, line=n, custom_id=str(n), code="batch_cancelled", message="m")
+        unanswered_line(answer_id=request_id(ID, n), custom_id=str(n), code="batch_cancelled", message="m")
         for n in range(TOTAL)
         if n not in (1, 3)
     ]

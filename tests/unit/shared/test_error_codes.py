@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from shared.error_codes import CODES_MAX, OTHER, add_codes, error_code_of, error_code_of_line
+from shared.identifiers import request_id
 from shared.openai_batch import answered_line, error_envelope, unanswered_line
 
 
@@ -31,7 +32,7 @@ def test_code_of_an_answer_and_of_its_line_are_the_same(body: Any, code: str) ->
 
 
 def test_line_without_an_answer_has_its_own_code() -> None:
-    line = unanswered_line(batch_id="b", line=0, custom_id="c", code="worker_killed", message="m")
+    line = unanswered_line(answer_id=request_id("b", 0), custom_id="c", code="worker_killed", message="m")
 
     assert error_code_of_line(line) == "worker_killed"
     assert error_code_of_line(b"{") == OTHER

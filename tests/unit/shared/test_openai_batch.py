@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.identifiers import request_id
 from shared.openai_batch import answered_line, decode_request_line, to_ascii_json, unanswered_line
 
 values = st.recursive(
@@ -47,7 +48,7 @@ def test_line_separators_inside_strings_are_escaped() -> None:
 
 
 def test_unanswered_line_has_no_response() -> None:
-    entry = json.loads(unanswered_line(batch_id="b", line=0, custom_id="ü", code="batch_expired", message="m"))
+    entry = json.loads(unanswered_line(answer_id=request_id("b", 0), custom_id="ü", code="batch_expired", message="m"))
 
     assert entry["response"] is None
     assert entry["error"] == {"code": "batch_expired", "message": "m"}

@@ -1,0 +1,24 @@
+"""Where does a finished line go? The completions of its batch, or whoever asked for it."""
+
+from services.inference.completion import completion_headers_for
+from services.inference.job import Done
+from shared.publisher import OutgoingRecord
+from shared.record_headers import completion_headers
+from shared.result_records import result_record
+from shared.topics import Topics, completion_key, partition_of, shard_of_line
+
+
+def finished_record(topics: Topics, done: Done) -> OutgoingRecord:
+    """The record that a job ends as."""
+    headers = done.job.headers
+    if headers.is_single:
+        return result_record(topics, headers, done.completion.value, done.completion.error_code)
+    topic = topics.completions
+    key = completion_key(headers.batch_id, shard_of_line(headers.line))
+    return OutgoingRecord(
+        topic=topic.name,
+        value=done.completion.value,
+        key=key,
+        partition=partition_of(key, topic.partitions),
+        headers=completion_headers(completion_headers_for(headers, done.completion, headers.traceparent)),
+    )

@@ -1,0 +1,180 @@
+"""How do the records of one class get into the engine room? SHELL: take what there is room for, parse, hand over.
+
+Records that cannot be read are parked; those that may have killed two owners run apart, with nothing beside them.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+from aiokafka import TopicPartition
+from opentelemetry.trace import Span, SpanKind
+
+from services.inference.assigned_log import AssignedLog
+from services.inference.completion import unanswered
+from services.inference.engine_room import EngineRoom
+from services.inference.finished_record import finished_record
+from services.inference.in_flight import InFlight
+from services.inference.job import Done, Job
+from services.inference.suspicion import group_size
+from services.inference.window import lines_to_fetch, look_ahead
+from shared.dead_letters import UNREADABLE, WORKER_KILLED, dead_letter
+from shared.lifecycle import Stop
+from shared.log_reader import Record
+from shared.messages import UnreadableRecord
+from shared.openai_batch import decode_request_line, prompt_of
+from shared.publisher import Publisher
+from shared.record_headers import RequestHeaders, read_request_headers
+from shared.telemetry import Telemetry, context_from, messaging_attributes, request_attributes, traceparent_of
+from shared.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+POLL_TIMEOUT_MS = 1_000
+# Suspects that the log does not hand out in this time are gone from it.
+SUSPECTS_TIMEOUT_S = 30.0
+# Bodies that are held, beside what the client has fetched.
+HELD_BYTES_MAX = 64 * 1024 * 1024
+KILLED_MESSAGE = "This request ended the worker's process each time it ran, at last when it ran alone."
+
+
+class RequestFeed:
+    """The way of one class's records; all feeds of a worker share `in_flight` and `apart`."""
+
+    def __init__(
+        self,
+        *,
+        assigned: AssignedLog,
+        topics: Topics,
+        publisher: Publisher,
+        room: EngineRoom,
+        telemetry: Telemetry,
+        in_flight: InFlight,
+        apart: asyncio.Lock,
+        lines_per_second: Callable[[], float | None],
+    ) -> None:
+        self._assigned = assigned
+        self._topics = topics
+        self._publisher = publisher
+        self._room = room
+        self._telemetry = telemetry
+        self._in_flight = in_flight
+        self._apart = apart
+        self._lines_per_second = lines_per_second
+
+    async def run(self, stop: Stop) -> None:
+        """Take records until asked to stop."""
+        while not stop.requested:
+            num_records = self._num_to_fetch()
+            if num_records == 0:
+                await self._in_flight.wait()
+                continue
+            records = await self._assigned.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=num_records)
+            async with self._apart:
+                if self._assigned.num_suspects:
+                    await self._try_suspects(stop, records)
+                    continue
+                if records and self._assigned.is_suspicious:
+                    await self._assigned.commit()
+                await self._submit(records)
+
+    def _num_to_fetch(self) -> int:
+        if self._in_flight.num_bytes > HELD_BYTES_MAX:
+            return 0
+        beside = look_ahead(self._room.window, self._lines_per_second())
+        return lines_to_fetch(self._room.window + beside - self._in_flight.of(self._assigned.topic), beside)
+
+    async def _submit(self, records: Sequence[Record]) -> None:
+        jobs = []
+        for record in records:
+            try:
+                job = self._job_of(record)
+            except UnreadableRecord as error:
+                await self._park(record, str(error))
+                continue
+            if self._assigned.is_condemned(job.tp, job.offset):
+                await self._end_condemned(record, job)
+            else:
+                jobs.append(job)
+        if jobs:
+            self._in_flight.add(jobs)
+            self._room.submit(jobs)
+
+    async def _try_suspects(self, stop: Stop, taken: list[Record]) -> None:
+        """Run the records that may have killed two owners in small groups, with nothing beside them."""
+        size = group_size(self._assigned.num_suspects)
+        waits_until = time.monotonic() + SUSPECTS_TIMEOUT_S
+        while not stop.requested and (taken or self._assigned.num_suspects):
+            await self._until_idle(stop)
+            if not taken:
+                taken = await self._assigned.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=size, only_suspects=True)
+            group, taken = taken[:size], taken[size:]
+            if group:
+                await self._assigned.begin_trial(group)
+                await self._submit(group)
+                await self._until_idle(stop)
+                if not stop.requested:
+                    await self._assigned.end_trial()
+                waits_until = time.monotonic() + SUSPECTS_TIMEOUT_S
+            elif time.monotonic() > waits_until:
+                log.warning("suspects are not in the log any more")
+                self._assigned.acquit()
+
+    async def _until_idle(self, stop: Stop) -> None:
+        while self._in_flight.total and not stop.requested:
+            await self._in_flight.wait()
+
+    async def _end_condemned(self, record: Record, job: Job) -> None:
+        """A record that killed its process when it ran alone ends as an error line and a dead letter."""
+        log.error(
+            "record condemned",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            line=job.headers.line,
+        )
+        completion = unanswered(job.headers, job.custom_id, WORKER_KILLED, KILLED_MESSAGE)
+        await self._publisher.send(dead_letter(self._topics, record, WORKER_KILLED, KILLED_MESSAGE))
+        await self._publisher.send(finished_record(self._topics, Done(job, completion)))
+        self._assigned.finish(job.tp, job.offset)
+
+    def _job_of(self, record: Record) -> Job:
+        headers = read_request_headers(record.headers)
+        try:
+            line = decode_request_line(record.value or b"")
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise UnreadableRecord(f"not a request line: {error}") from None
+        body = bytes(line.body)
+        span = self._open_span(record, headers, line.custom_id)
+        if span is not None:
+            headers = headers.with_traceparent(traceparent_of(span))
+        return Job(
+            tp=TopicPartition(record.topic, record.partition),
+            offset=record.offset,
+            headers=headers,
+            custom_id=line.custom_id,
+            url=line.url,
+            body=body,
+            prompt=prompt_of(body),
+            request_id=headers.answer_id,
+            span=span,
+        )
+
+    def _open_span(self, record: Record, headers: RequestHeaders, custom_id: str) -> Span | None:
+        if not headers.traceparent or not self._telemetry.enabled:
+            return None
+        attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
+        attributes |= {"messaging.consumer.group.name": record.topic}
+        attributes |= request_attributes(headers, custom_id)
+        parent = context_from(headers.traceparent)
+        return self._telemetry.tracer.start_span(f"process {record.topic}", parent, SpanKind.CONSUMER, attributes)
+
+    async def _park(self, record: Record, reason: str) -> None:
+        """Put a record that cannot be read on the dead-letter topic, with the reason, and be done with it."""
+        log.warning(
+            "record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason
+        )
+        await self._publisher.send(dead_letter(self._topics, record, UNREADABLE, reason))
+        self._assigned.finish(TopicPartition(record.topic, record.partition), record.offset)

@@ -1,0 +1,1 @@
+"""Requests that come through the log: checked, made unique, and handed to the workers."""

@@ -1,0 +1,212 @@
+"""How do records of the intake become request records? SHELL: two steps over the log, decided elsewhere.
+
+First each record is checked where it lies (`intake_record`) and goes to `admitted`, where all records about one request
+meet in one partition. From there those that were not seen lately (`seen_requests`) go to the workers. An offset is
+committed when what came of its record is acknowledged, so a record may be worked on twice and none is lost.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+
+import structlog
+from aiokafka import TopicPartition
+from opentelemetry.trace import SpanKind
+
+from services.ingest.admission.group_log import GroupLog, TakeOver
+from services.ingest.admission.intake_record import Admitted, DeadLetter, IntakeRules, Refused, read_intake
+from services.ingest.admission.seen_requests import SeenRequests
+from services.ingest.admission.settings import IntakeBlock
+from services.ingest.limits import TenantLimits
+from services.ingest.rate_limiter import RateLimiter
+from shared.dead_letters import UNREADABLE, dead_letter
+from shared.errors import HeadraceError
+from shared.lifecycle import Stop
+from shared.log_reader import LogReader, Record
+from shared.messages import UnreadableRecord
+from shared.openai_batch import unanswered_line
+from shared.publisher import OutgoingRecord, Publisher
+from shared.record_headers import RequestHeaders, admitted_headers, read_admitted_headers, request_headers
+from shared.result_records import result_record
+from shared.telemetry import Telemetry, context_from, messaging_attributes, request_attributes, traceparent_of
+from shared.topics import Topics, admitted_key, partition_of
+
+log = structlog.get_logger(__name__)
+
+POLL_TIMEOUT_MS = 1_000
+POLL_RECORDS = 1_000
+COMMIT_INTERVAL_S = 0.1
+FAULT_BACKOFF_S = 1.0
+READ_BACK_TIMEOUT_MS = 1_000
+OVER_QUOTA_CODE = "rate_limit_exceeded"
+
+
+class Admission:
+    """Admits what comes through the partitions that this process was given."""
+
+    def __init__(
+        self,
+        *,
+        settings: IntakeBlock,
+        topics: Topics,
+        rules_of: Callable[[str], IntakeRules],
+        limits: TenantLimits,
+        new_log: Callable[[TakeOver], GroupLog],
+        new_reader: Callable[[], LogReader],
+        publisher: Publisher,
+        telemetry: Telemetry,
+    ) -> None:
+        """`rules_of` = what holds for a topic's records now; `new_log` makes the group's log from its `take_over`."""
+        self._settings = settings
+        self._topics = topics
+        self._rules_of = rules_of
+        self._limits = limits
+        self._log = new_log(self._take_over)
+        self._new_reader = new_reader
+        self._publisher = publisher
+        self._telemetry = telemetry
+        self._rates = RateLimiter()
+        self._seen: dict[int, SeenRequests] = {}
+        self._turns = count()
+        self._committed_at = -math.inf
+
+    @property
+    def joined(self) -> bool:
+        """Whether the group has given this process its share."""
+        return self._log.joined
+
+    async def run(self, stop: Stop) -> None:
+        """Admit until asked to stop; records in hand are done with before it returns."""
+        try:
+            while not stop.requested:
+                try:
+                    await self._turn()
+                except HeadraceError as error:
+                    log.warning("admission waits", reason=str(error))
+                    await self._log.leave()
+                    await stop.wait(FAULT_BACKOFF_S)
+            await self._log.commit()
+        finally:
+            await self._log.leave()
+
+    async def _turn(self) -> None:
+        records = await self._log.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=POLL_RECORDS)
+        if records:
+            await self._publisher.send_all(self._outcomes(records))
+            self._log.finish()
+        if not records or time.monotonic() - self._committed_at >= COMMIT_INTERVAL_S:
+            await self._log.commit()
+            self._committed_at = time.monotonic()
+
+    def _outcomes(self, records: Sequence[Record]) -> list[OutgoingRecord]:
+        """What comes of each record: one record, or none for a repeated request."""
+        rules = {topic: self._rules_of(topic) for topic in {record.topic for record in records}}
+        now_s = time.time()
+        outgoing = []
+        for record in records:
+            if record.topic == self._topics.admitted.name:
+                found = self._forwarded(record)
+            else:
+                found = self._judged(record, rules[record.topic], now_s)
+            if found is not None:
+                outgoing.append(found)
+        return outgoing
+
+    def _judged(self, record: Record, rules: IntakeRules, now_s: float) -> OutgoingRecord:
+        try:
+            decided = read_intake(record.value, record.headers or (), rules, now_s)
+        except DeadLetter as problem:
+            log.warning("record parked", topic=record.topic, offset=record.offset, reason=str(problem))
+            return dead_letter(self._topics, record, problem.error, str(problem))
+        except Exception as error:
+            # A record that our own code cannot stand must not stop everybody else's.
+            log.exception("record crashed admission", topic=record.topic, offset=record.offset)
+            return dead_letter(self._topics, record, UNREADABLE, f"admission failed: {error!r}")
+        if isinstance(decided, Admitted):
+            decided = self._within_quota(decided, now_s)
+        match decided:
+            case Refused(headers=headers, custom_id=custom_id, code=code, message=message):
+                line = unanswered_line(answer_id=headers.answer_id, custom_id=custom_id, code=code, message=message)
+                return result_record(self._topics, headers, line, code)
+            case Admitted(headers=headers, pool=pool):
+                return self._admitted(record, headers, pool)
+
+    def _within_quota(self, admitted: Admitted, now_s: float) -> Admitted | Refused:
+        tenant = admitted.headers.tenant
+        per_minute = self._limits.of(tenant).intake_per_minute
+        if per_minute is None:
+            return admitted
+        wait_s = self._rates.take(tenant, per_minute, now_s)
+        if wait_s is None:
+            return admitted
+        text = f"Rate limit reached: {per_minute} records a minute. Please try again in {wait_s} s."
+        return Refused(admitted.headers, "", OVER_QUOTA_CODE, text)
+
+    def _admitted(self, record: Record, headers: RequestHeaders, pool: str) -> OutgoingRecord:
+        topic = self._topics.admitted
+        key = admitted_key(headers.tenant, headers.request)
+        return OutgoingRecord(
+            topic.name,
+            record.value,
+            partition_of(key, topic.partitions),
+            key,
+            admitted_headers(self._traced(record, headers), pool),
+        )
+
+    def _traced(self, record: Record, headers: RequestHeaders) -> RequestHeaders:
+        """Continue the producer's trace."""
+        if not headers.traceparent or not self._telemetry.enabled:
+            return headers
+        attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
+        attributes |= request_attributes(headers, "")
+        span = self._telemetry.tracer.start_span(
+            f"process {record.topic}", context_from(headers.traceparent), SpanKind.CONSUMER, attributes
+        )
+        span.end()
+        return headers.with_traceparent(traceparent_of(span))
+
+    def _forwarded(self, record: Record) -> OutgoingRecord | None:
+        """The request record of an admitted one, unless it was seen lately."""
+        try:
+            headers, pool = read_admitted_headers(record.headers)
+        except UnreadableRecord as error:
+            return dead_letter(self._topics, record, UNREADABLE, str(error))
+        if not self._seen[record.partition].is_new(headers.tenant, headers.request, record.timestamp):
+            log.info("request repeated", tenant=headers.tenant, request=headers.request)
+            return None
+        topic = self._topics.requests(pool, headers.request_class)
+        partition = next(self._turns) % topic.partitions
+        return OutgoingRecord(topic.name, record.value, partition, None, request_headers(headers))
+
+    async def _take_over(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Learn which requests the owners before have seen: the records before the offset where this one begins."""
+        mine = {tp: offset for tp, offset in positions.items() if tp.topic == self._topics.admitted.name}
+        new = {tp.partition: offset for tp, offset in mine.items()}
+        block = self._settings
+        self._seen = {n: SeenRequests(int(block.window_s * 1000), block.window_requests) for n in new}
+        if not any(new.values()):
+            return
+        reader = self._new_reader()
+        try:
+            await reader.open(dict.fromkeys(mine))
+            begins = dict(reader.positions)
+            await reader.close()
+            starts = {tp: max(begins[tp], end - block.window_requests) for tp, end in mine.items()}
+            behind = {tp: start for tp, start in starts.items() if start < mine[tp]}
+            if behind:
+                await reader.open(behind)
+                await self._read_back(reader, mine)
+        finally:
+            await reader.close()
+
+    async def _read_back(self, reader: LogReader, ends: Mapping[TopicPartition, int]) -> None:
+        while any(offset < ends[tp] for tp, offset in reader.positions.items()):
+            for record in await reader.poll(timeout_ms=READ_BACK_TIMEOUT_MS, max_records=POLL_RECORDS):
+                if record.offset >= ends[TopicPartition(record.topic, record.partition)]:
+                    continue
+                try:
+                    headers, _ = read_admitted_headers(record.headers)
+                except UnreadableRecord:
+                    continue
+                self._seen[record.partition].is_new(headers.tenant, headers.request, record.timestamp)

@@ -1,0 +1,215 @@
+"""What a record of the intake asks for, for every record that anybody may write."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.ingest.admission.intake_record import Admitted, DeadLetter, IntakeRules, Refused, read_intake
+
+NOW_S = 1_800_000_000.0
+RULES = IntakeRules(
+    tenant="default",
+    believes_tenant_header=False,
+    reply_topics=frozenset({"answers"}),
+    line_bytes_max=10_000,
+    window_s=3600,
+    window_s_max=7200,
+    endpoints=frozenset({"/v1/chat/completions", "/v1/embeddings"}),
+    pool_of={"echo": "echo", "adapter": "echo"}.get,
+)
+PARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+
+
+def line(**more: Any) -> bytes:
+    body = {"model": "echo", "messages": [{"role": "user", "content": "Hi"}]}
+    members = {"custom_id": "c1", "method": "POST", "url": "/v1/chat/completions", "body": body} | more
+    return json.dumps({name: value for name, value in members.items() if value is not None}).encode()
+
+
+def read(value: bytes | None, rules: IntakeRules = RULES, **headers: str | None) -> Admitted | Refused:
+    named = [
+        (name.rstrip("_").replace("_", "-"), text.encode() if text is not None else None)
+        for name, text in headers.items()
+    ]
+    return read_intake(value, named, rules, NOW_S)
+
+
+def test_value_alone_is_a_request() -> None:
+    found = read(line())
+
+    assert isinstance(found, Admitted)
+    assert found.pool == "echo"
+    assert found.headers.request == "c1"
+    assert found.headers.is_single
+    assert found.headers.tenant == "default"
+    assert found.headers.deadline_s == NOW_S + 3600
+    assert found.headers.request_class == "interactive"
+    assert found.headers.reply_topic == ""
+    assert found.headers.traceparent is None
+
+
+def test_headers_say_more() -> None:
+    deadline_ms = str(int((NOW_S + 60) * 1000))
+    found = read(
+        line(),
+        request_id="r9",
+        deadline_ms=deadline_ms,
+        reply_topic="answers",
+        traceparent=PARENT,
+        schema="1",
+        unheard="of",
+        class_="batch",
+    )
+
+    assert isinstance(found, Admitted)
+    headers = found.headers
+    assert (headers.request, headers.deadline_s, headers.request_class) == ("r9", NOW_S + 60, "batch")
+    assert (headers.reply_topic, headers.traceparent) == ("answers", PARENT)
+
+
+def test_adapter_goes_to_the_pool_of_its_base() -> None:
+    found = read(line(body={"model": "adapter", "messages": []}))
+
+    assert isinstance(found, Admitted) and found.pool == "echo"
+
+
+def test_cloud_event_is_named_by_its_id() -> None:
+    headers = [("ce_id", b"e1"), ("ce_source", b"/shop"), ("ce_type", b"x"), ("ce_specversion", b"1.0")]
+
+    found = read_intake(line(), headers, RULES, NOW_S)
+    both = read_intake(line(), [*headers, ("request-id", b"r1")], RULES, NOW_S)
+
+    assert isinstance(found, Admitted) and found.headers.request == "e1"
+    assert isinstance(both, Admitted) and both.headers.request == "r1"
+
+
+def test_tenant_is_the_topics_unless_headers_are_believed() -> None:
+    assert read(line(), tenant="other").headers.tenant == "default"
+    believed = replace(RULES, believes_tenant_header=True)
+    assert read(line(), believed, tenant="other").headers.tenant == "other"
+    assert read(line(), believed).headers.tenant == "default"
+    with pytest.raises(DeadLetter, match="not a name"):
+        read(line(), believed, tenant="a/b")
+
+
+def test_same_id_of_two_tenants_is_two_requests() -> None:
+    believed = replace(RULES, believes_tenant_header=True)
+
+    assert read(line(), believed, tenant="a").headers.answer_id != read(line(), believed, tenant="b").headers.answer_id
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (line(url=None), "missing_required_parameter"),
+        (line(url="/v1/images"), "invalid_url"),
+        (line(url=7), "invalid_type"),
+        (line(method="GET"), None),
+        (line(body="text"), "invalid_type"),
+        (line(body={"messages": []}), "invalid_request"),
+        (line(body={"model": "unknown", "messages": []}), "model_not_found"),
+        (line(body={"model": "echo"}), "invalid_request"),
+        (line(body={"model": "echo", "messages": [], "stream": True}), "streaming_unsupported"),
+    ],
+)
+def test_bad_request_with_an_id_is_answered(value: bytes, code: str | None) -> None:
+    found = read(value, request_id="r1")
+
+    assert isinstance(found, Refused)
+    assert found.headers.request == "r1"
+    assert found.message
+    if code is not None:
+        assert found.code == code
+
+
+def test_id_in_the_line_is_enough_to_be_answered() -> None:
+    for value in (line(url="/v1/images"), line(body=None)):
+        found = read(value)
+
+        assert isinstance(found, Refused)
+        assert (found.headers.request, found.custom_id) == ("c1", "c1")
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "code"),
+    [
+        ("class", "urgent", "invalid_value"),
+        ("deadline-ms", "tomorrow", "invalid_value"),
+        ("deadline-ms", "-5", "invalid_value"),
+        ("deadline-ms", str(int(NOW_S * 1000) - 1000), "request_expired"),
+        ("reply-topic", "headrace.completions", "reply_topic_not_allowed"),
+    ],
+)
+def test_bad_header_is_answered_on_the_results_topic(header: str, value: str, code: str) -> None:
+    found = read_intake(line(), [(header, value.encode())], RULES, NOW_S)
+
+    assert isinstance(found, Refused)
+    assert found.code == code
+    assert found.headers.reply_topic == ""
+
+
+def test_deadline_is_never_later_than_the_longest_window() -> None:
+    assert read(line(), deadline_ms="9" * 30).headers.deadline_s == NOW_S + 7200
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (None, "unreadable"),
+        (b"", "unreadable"),
+        (b"\xff\xfe", "unreadable"),
+        (b"not json", "unreadable"),
+        (b"[1]", "unreadable"),
+        (b"[" * 100_000, "too_large"),
+        (b'{"custom_id": ' + b"[" * 4_000 + b"]" * 4_000 + b"}", "unreadable"),
+        (line(custom_id=None), "unreadable"),
+        (line(custom_id=5), "unreadable"),
+        (line(custom_id=""), "unreadable"),
+        (line(custom_id="x" * 600), "unreadable"),
+        (line(padding="x" * 10_000), "too_large"),
+    ],
+)
+def test_record_of_which_nobody_can_be_told_is_a_dead_letter(value: bytes | None, error: str) -> None:
+    with pytest.raises(DeadLetter) as caught:
+        read(value)
+
+    assert caught.value.error == error
+
+
+def test_unknown_schema_is_a_dead_letter_even_if_the_rest_is_fine() -> None:
+    with pytest.raises(DeadLetter) as caught:
+        read(line(), schema="2", request_id="r1")
+
+    assert caught.value.error == "unknown_schema"
+
+
+def test_headers_without_value_and_foreign_ones_in_any_bytes_are_ignored() -> None:
+    found = read_intake(line(), [("deadline-ms", None), ("binary", b"\xff")], RULES, NOW_S)
+
+    assert isinstance(found, Admitted)
+    with pytest.raises(DeadLetter, match="request-id is not UTF-8"):
+        read_intake(line(), [("request-id", b"\xff")], RULES, NOW_S)
+
+
+@given(
+    value=st.one_of(st.none(), st.binary(max_size=200), st.just(line()), st.text().map(str.encode)),
+    headers=st.lists(
+        st.tuples(
+            st.sampled_from(["request-id", "deadline-ms", "class", "schema", "reply-topic", "traceparent", "x"]),
+            st.one_of(st.none(), st.binary(max_size=30), st.sampled_from([b"1", b"batch", b"answers"])),
+        ),
+        max_size=6,
+    ),
+)
+def test_every_record_has_an_outcome(value: bytes | None, headers: list[tuple[str, bytes | None]]) -> None:
+    try:
+        found = read_intake(value, headers, RULES, NOW_S)
+    except DeadLetter:
+        return
+    assert found.headers.request
+    if isinstance(found, Refused):
+        assert found.code and found.message
