@@ -190,7 +190,9 @@ def _start(options: UpOptions, supervisor: Supervisor) -> None:
         bootstrap = start_broker(supervisor, prepare_jvm_broker(folder, cache_folder(), assets_folder()))
     elif kind == "memory":
         log_id = f"memory-{uuid.uuid4().hex[:12]}"
-        topics = Topics(kafka).all_for(tuple(model.name for model in options.models))
+        layout = Topics(kafka)
+        topics = layout.all_for(tuple(model.name for model in options.models))
+        topics += [layout.foreign(name) for name in load_settings(IngestSettings).ingest.intake.users_topics]
         broker = prepare_memory_broker({topic.name: topic.partitions for topic in topics})
         bootstrap = start_broker(supervisor, broker)
     else:

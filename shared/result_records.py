@@ -3,6 +3,7 @@
 A part of the public contract (`schemas/`): what is written here is read by programs that are not ours.
 """
 
+import msgspec
 from aiokafka.partitioner import DefaultPartitioner
 
 from shared.publisher import OutgoingRecord
@@ -30,8 +31,18 @@ def result_record(topics: Topics, request: RequestHeaders, line: bytes, error_co
         headers.append(("error-code", error_code.encode()))
     if request.traceparent:
         headers.append(("traceparent", request.traceparent.encode()))
-    topic, partition = request.reply_topic, None
-    if not topic or topic == topics.results.name:
-        topic, numbers = topics.results.name, list(range(topics.results.partitions))
-        partition = _partition_of_key(key, numbers, numbers)
-    return OutgoingRecord(topic, line.rstrip(b"\n"), partition, key, headers)
+    answer = OutgoingRecord(request.reply_topic, line.rstrip(b"\n"), None, key, headers)
+    return answer if request.reply_topic not in ("", topics.results.name) else on_results(topics, answer)
+
+
+def on_results(topics: Topics, answer: OutgoingRecord) -> OutgoingRecord:
+    """The same answer on `results`."""
+    topic = topics.results
+    numbers = list(range(topic.partitions))
+    partition = _partition_of_key(answer.key, numbers, numbers)
+    return msgspec.structs.replace(answer, topic=topic.name, partition=partition)
+
+
+def is_reply(record: OutgoingRecord) -> bool:
+    """Whether a record goes to a topic that is not ours: of those that are ours we choose the partition."""
+    return record.partition is None

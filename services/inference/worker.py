@@ -27,6 +27,8 @@ from shared.log_reader import LogReader
 from shared.messages import CancelHint
 from shared.pace import Pace
 from shared.publisher import OutgoingRecord, Publisher
+from shared.replies import Replies
+from shared.result_records import is_reply
 from shared.telemetry import Telemetry
 from shared.topics import BATCH, Topics
 
@@ -65,6 +67,7 @@ class Worker:
         self._control = control
         self._publisher = publisher
         self._room = room
+        self._replies = Replies(topics, publisher)
         self._throughput = Throughput()
         self._in_flight = InFlight()
         apart = asyncio.Lock()
@@ -121,7 +124,9 @@ class Worker:
             done = self._room.take()
             if not done:
                 continue
-            await self._publisher.send_all([finished_record(self._topics, d) for d in done])
+            records = [finished_record(self._topics, d) for d in done]
+            await self._publisher.send_all([r for r in records if not is_reply(r)])
+            await self._replies.send_all([r for r in records if is_reply(r)])
             for d in done:
                 self._by_topic[d.job.tp.topic].finish(d.job.tp, d.job.offset)
                 if d.job.span is not None:

@@ -68,8 +68,7 @@ class IngestProcess:
         s, kafka = self._settings, self._settings.kafka
         store = await open_store(s.store)
         stack.push_async_callback(store.close)
-        intake = s.ingest.intake
-        foreign = [self._topics.foreign(name) for name in (*intake.tenant_topics, *intake.reply_topics)]
+        foreign = [self._topics.foreign(name) for name in s.ingest.intake.users_topics]
         log_id = await prepare_topics(kafka, [*self._topics.all_for(s.models), *foreign])
         telemetry = Telemetry("ingest", s.telemetry, serve_metrics=True)
         stack.callback(telemetry.close)

@@ -16,13 +16,15 @@ from tests.chaos.verifier import TERMINAL, Watch
 
 @dataclass(frozen=True)
 class Demand:
-    """How much users ask for: lines of a batch, from and to, open batches at once, and batches in all (0 = no end)."""
+    """How much users ask for: lines of a batch, from and to, open batches at once, and batches in all (0 = no end);
+    requests a second straight from Kafka."""
 
     lines_min: int = 1
     lines_max: int = 400
     open_max: int = 6
     num_batches: int = 0
     with_ends: bool = True
+    requests_per_second: float = 20.0
 
 
 @dataclass

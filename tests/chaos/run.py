@@ -11,6 +11,7 @@ from tests.chaos.environment import DISK_MB, Environment, environment, is_ready
 from tests.chaos.faults import Injector
 from tests.chaos.load import Demand, Sent, Users
 from tests.chaos.log_tail import completions_of, facets_of, read_topic
+from tests.chaos.outsiders import Outsiders, Requests
 from tests.chaos.segments import SegmentWatch
 from tests.chaos.verifier import Finding, Watch, check_against_log, check_files, figures_of
 
@@ -32,6 +33,7 @@ class Result:
     findings: list[Finding]
     repeated: int
     redriven: int
+    requests: Requests
     recovery_s: dict[str, list[float]] = field(default_factory=dict)
     longest_stall_s: float = 0.0
     not_exercised: list[str] = field(default_factory=list)
@@ -65,8 +67,10 @@ def chaos(
     with environment(tier, wrapper, disk_mb, **settings) as env:
         _wait_until_ready(env)
         users, injector = Users(env, rng, watch, demand), Injector(env, rng, only)
+        outsiders = Outsiders(env, random.Random(seed), demand.requests_per_second)
         segments = SegmentWatch(env.store, watch)
         users.start()
+        outsiders.start()
         segments.start()
         try:
             time.sleep(min(5.0, minutes * 10))
@@ -75,13 +79,17 @@ def chaos(
                 _strike(injector, rng, faults_per_minute)
             injector.mend()
             users.creating = False
+            outsiders.stop()
             findings = _wait_until_closed(users, calm_timeout_s)
+            findings += outsiders.check(calm_timeout_s)
         finally:
             users.stop()
+            outsiders.stop()
             segments.stop()
         findings += segments.check() + _verify(env, users, watch)
         users.close()
-        return _figures(env, users.sent, injector, findings, seed=seed, tier=tier, minutes=minutes)
+        run = {"seed": seed, "tier": tier, "minutes": minutes, "requests": outsiders.acknowledged}
+        return _figures(env, users.sent, injector, findings, **run)
 
 
 def _wait_until_ready(env: Environment) -> None:

@@ -3,6 +3,7 @@
 The rule is named by TEST_SABOTAGE, so that the same command line starts every service of a twin run.
 """
 
+import asyncio
 import importlib
 import os
 import runpy
@@ -14,6 +15,8 @@ from typing import Any
 
 # A segment's write takes this long, so that most frozen collectors wake up in the middle of one, as zombies.
 PUT_TAKES_S = 0.5
+# Between the commit of an intake record and what came of it.
+FORWARD_TAKES_S = 1.0
 
 
 def _no_bitmap() -> None:
@@ -74,10 +77,27 @@ def _plain_put() -> None:
     setattr(importlib.import_module("shared.open_store"), "probe", trust)  # noqa: B010 - a name it imported
 
 
+def _commit_before_forward() -> None:
+    """Admission is done with a record before anything came of it, and takes its time then."""
+    log = importlib.import_module("services.ingest.admission.group_log").GroupLog
+    poll = log.poll
+
+    async def polled_is_done(self: Any, **limits: int) -> Any:
+        records = await poll(self, **limits)
+        if records:
+            self.finish()
+            await self.commit()
+            await asyncio.sleep(FORWARD_TAKES_S)
+        return records
+
+    log.poll = polled_is_done
+
+
 RULES: dict[str, Callable[[], None]] = {
     "bitmap": _no_bitmap,
     "commit-after-completion": _commit_early,
     "create-only": _plain_put,
+    "commit-after-forward": _commit_before_forward,
 }
 
 

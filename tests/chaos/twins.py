@@ -23,6 +23,7 @@ class Twin:
 TWINS = {
     "bitmap": Twin("duplicate|kill -9 inference", frozenset({"doubled", "counts", "open"}), 0.05),
     "commit-after-completion": Twin("kill -9 inference", frozenset({"open", "lost"}), 2.0),
+    "commit-after-forward": Twin("kill -9 ingest", frozenset({"lost"}), 0.05),
     "create-only": Twin("SIGSTOP collector", frozenset({"changed"}), 0.05),
 }
 

@@ -28,7 +28,8 @@ from shared.messages import UnreadableRecord
 from shared.openai_batch import unanswered_line
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, admitted_headers, read_admitted_headers, request_headers
-from shared.result_records import result_record
+from shared.replies import Replies
+from shared.result_records import is_reply, result_record
 from shared.telemetry import Telemetry, context_from, messaging_attributes, request_attributes, traceparent_of
 from shared.topics import Topics, admitted_key, partition_of
 
@@ -66,6 +67,7 @@ class Admission:
         self._new_reader = new_reader
         self._publisher = publisher
         self._telemetry = telemetry
+        self._replies = Replies(topics, publisher)
         self._rates = RateLimiter()
         self._seen: dict[int, SeenRequests] = {}
         self._turns = count()
@@ -93,7 +95,9 @@ class Admission:
     async def _turn(self) -> None:
         records = await self._log.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=POLL_RECORDS)
         if records:
-            await self._publisher.send_all(self._outcomes(records))
+            outcomes = self._outcomes(records)
+            await self._publisher.send_all([r for r in outcomes if not is_reply(r)])
+            await self._replies.send_all([r for r in outcomes if is_reply(r)])
             self._log.finish()
         if not records or time.monotonic() - self._committed_at >= COMMIT_INTERVAL_S:
             await self._log.commit()
@@ -129,8 +133,8 @@ class Admission:
             case Refused(headers=headers, custom_id=custom_id, code=code, message=message):
                 line = unanswered_line(answer_id=headers.answer_id, custom_id=custom_id, code=code, message=message)
                 return result_record(self._topics, headers, line, code)
-            case Admitted(headers=headers, pool=pool):
-                return self._admitted(record, headers, pool)
+            case Admitted(headers=headers, custom_id=custom_id, pool=pool):
+                return self._admitted(record, headers, custom_id, pool)
 
     def _within_quota(self, admitted: Admitted, now_s: float) -> Admitted | Refused:
         tenant = admitted.headers.tenant
@@ -141,9 +145,9 @@ class Admission:
         if wait_s is None:
             return admitted
         text = f"Rate limit reached: {per_minute} records a minute. Please try again in {wait_s} s."
-        return Refused(admitted.headers, "", OVER_QUOTA_CODE, text)
+        return Refused(admitted.headers, admitted.custom_id, OVER_QUOTA_CODE, text)
 
-    def _admitted(self, record: Record, headers: RequestHeaders, pool: str) -> OutgoingRecord:
+    def _admitted(self, record: Record, headers: RequestHeaders, custom_id: str, pool: str) -> OutgoingRecord:
         topic = self._topics.admitted
         key = admitted_key(headers.tenant, headers.request)
         return OutgoingRecord(
@@ -151,15 +155,15 @@ class Admission:
             record.value,
             partition_of(key, topic.partitions),
             key,
-            admitted_headers(self._traced(record, headers), pool),
+            admitted_headers(self._traced(record, headers, custom_id), pool),
         )
 
-    def _traced(self, record: Record, headers: RequestHeaders) -> RequestHeaders:
+    def _traced(self, record: Record, headers: RequestHeaders, custom_id: str) -> RequestHeaders:
         """Continue the producer's trace."""
         if not headers.traceparent or not self._telemetry.enabled:
             return headers
         attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
-        attributes |= request_attributes(headers, "")
+        attributes |= request_attributes(headers, custom_id)
         span = self._telemetry.tracer.start_span(
             f"process {record.topic}", context_from(headers.traceparent), SpanKind.CONSUMER, attributes
         )
@@ -173,7 +177,7 @@ class Admission:
         except UnreadableRecord as error:
             return dead_letter(self._topics, record, UNREADABLE, str(error))
         if not self._seen[record.partition].is_new(headers.tenant, headers.request, record.timestamp):
-            log.info("request repeated", tenant=headers.tenant, request=headers.request)
+            log.debug("request repeated", tenant=headers.tenant, request=headers.request)
             return None
         topic = self._topics.requests(pool, headers.request_class)
         partition = next(self._turns) % topic.partitions

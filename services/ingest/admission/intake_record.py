@@ -67,6 +67,7 @@ class Admitted:
     """A request that may run."""
 
     headers: RequestHeaders
+    custom_id: str
     pool: str
 
 
@@ -101,7 +102,7 @@ def read_intake(
     request = _request(found, custom_id, rules, now_s)
     try:
         check_required(members)
-        return Admitted(_checked(found, request, rules, now_s), _pool(members, rules))
+        return Admitted(_checked(found, request, rules, now_s), custom_id, _pool(members, rules))
     except BadLine as problem:
         refusal = problem
     except RecursionError:

@@ -20,3 +20,8 @@ class IntakeBlock(Block):
     # A request that comes again in this time is the same one; only so many are remembered, by partition.
     window_s: Seconds = 3600.0
     window_requests: int = Field(default=50_000, ge=1)
+
+    @property
+    def users_topics(self) -> tuple[str, ...]:
+        """Topics that belong to users."""
+        return (*self.tenant_topics, *self.reply_topics)

@@ -1,0 +1,177 @@
+"""The group's log: each epoch begins where the group has committed, and only what is done with is committed."""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import CommitFailedError, KafkaError
+
+from services.ingest.admission import group_log
+from services.ingest.admission.group_log import GroupLog
+from shared.settings import KafkaSettings
+
+TP = TopicPartition("t", 0)
+
+
+class FakeConsumer:
+    """A log of a hundred records, with the client's habit of handing out before anybody has looked."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.commits: list[int] = []
+        self.on_poll: list[Any] = []
+        self.refuse = self.stopped = False
+
+    def subscribe(self, topics: list[str], listener: Any) -> None:
+        assert topics == ["t"] and isinstance(listener, GroupLog)
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+    async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
+        assert timeout_ms >= 0
+        for act in self.on_poll:
+            await act()
+        self.on_poll.clear()
+        offsets = range(self.position, min(100, self.position + max_records))
+        self.position = offsets.stop
+        records = [SimpleNamespace(topic="t", partition=0, offset=offset) for offset in offsets]
+        return {TP: records} if records else {}
+
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        if self.refuse:
+            raise CommitFailedError
+        self.commits.append(offsets[TP])
+
+    async def committed(self, _tp: TopicPartition) -> int | None:
+        return self.commits[-1] if self.commits else None
+
+    async def beginning_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(tps, 5)
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TP}
+
+    def seek(self, _tp: TopicPartition, offset: int) -> None:
+        self.position = offset
+
+
+class Subject:
+    """A log with a consumer, and what it was told to take over."""
+
+    def __init__(self) -> None:
+        self.consumers: list[FakeConsumer] = []
+        self.taken_over: list[Mapping[TopicPartition, int]] = []
+        self.log = GroupLog(
+            settings=KafkaSettings(),
+            topics=["t"],
+            new_consumer=self._new_consumer,  # type: ignore[arg-type]
+            take_over=self._take_over,
+        )
+
+    def _new_consumer(self) -> FakeConsumer:
+        before = self.consumers[-1].commits if self.consumers else []
+        self.consumers.append(FakeConsumer())
+        self.consumers[-1].commits = list(before)
+        return self.consumers[-1]
+
+    async def _take_over(self, positions: Mapping[TopicPartition, int]) -> None:
+        self.taken_over.append(positions)
+
+    async def rebalance(self) -> None:
+        await self.log.on_partitions_revoked([TP])
+        await self.log.on_partitions_assigned([TP])
+
+    async def poll(self) -> list[int]:
+        return [record.offset for record in await self.log.poll(timeout_ms=0, max_records=3)]
+
+
+@pytest.fixture
+async def subject(monkeypatch: pytest.MonkeyPatch) -> Subject:
+    monkeypatch.setattr(group_log, "REJOIN_BACKOFF_S", 0.0)
+    found = Subject()
+    assert await found.poll() == [], "nothing is handed out before the group has settled"
+    await found.log.on_partitions_assigned([TP])
+    return found
+
+
+async def test_epoch_begins_at_the_first_record_or_where_the_group_has_committed(subject: Subject) -> None:
+    assert not subject.log.joined
+    assert await subject.poll() == [], "what came before the epoch was begun is thrown away"
+    assert subject.log.joined
+    assert subject.taken_over == [{TP: 5}]
+    assert await subject.poll() == [5, 6, 7]
+    subject.log.finish()
+    await subject.log.commit()
+
+    await subject.rebalance()
+    assert await subject.poll() == []
+    assert subject.taken_over[-1] == {TP: 8}
+    assert await subject.poll() == [8, 9, 10]
+
+
+async def test_only_what_is_done_with_is_committed_and_only_once(subject: Subject) -> None:
+    await subject.poll()
+    await subject.poll()
+    await subject.log.commit()
+    assert subject.consumers[0].commits == []
+
+    subject.log.finish()
+    await subject.poll()
+    await subject.log.commit()
+    await subject.log.commit()
+    assert subject.consumers[0].commits == [8]
+
+
+async def test_records_of_a_poll_during_which_a_rebalance_ended_are_thrown_away(subject: Subject) -> None:
+    await subject.poll()
+    subject.consumers[0].on_poll.append(subject.rebalance)
+
+    assert await subject.poll() == []
+    assert await subject.poll() == [5, 6, 7]
+
+
+async def test_what_is_finished_after_the_epoch_is_not_committed(subject: Subject) -> None:
+    await subject.poll()
+    await subject.poll()
+    await subject.rebalance()
+    subject.log.finish()
+    await subject.log.commit()
+
+    assert subject.consumers[0].commits == []
+    await subject.poll()
+    await subject.log.commit()
+    assert subject.consumers[0].commits == [], "the new epoch knows nothing of it"
+
+
+async def test_error_of_the_client_is_a_new_start(subject: Subject) -> None:
+    await subject.poll()
+    await subject.poll()
+
+    async def fail() -> None:
+        raise KafkaError
+
+    subject.consumers[0].on_poll.append(fail)
+    assert await subject.poll() == []
+    assert subject.consumers[0].stopped
+    assert await subject.poll() == []
+    await subject.log.on_partitions_assigned([TP])
+    await subject.poll()
+    assert await subject.poll() == [5, 6, 7], "nothing was committed"
+
+
+async def test_refused_commit_is_no_error(subject: Subject) -> None:
+    await subject.poll()
+    await subject.poll()
+    subject.log.finish()
+    subject.consumers[0].refuse = True
+
+    await subject.log.commit()
+    await subject.log.leave()
+    await subject.log.leave()
+    assert subject.consumers[0].stopped
