@@ -13,7 +13,7 @@ _BLANK = b" \t\r\n"
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A line without its ending. `number` is 0-based; `end` is the byte after it, line ending included.
+    """A line without its ending. `number` is 0-based; it begins at byte `start`; `end` is the byte after its ending.
 
     `value` is None for a line over the limit.
     """
@@ -21,6 +21,7 @@ class Line(msgspec.Struct, frozen=True):
     number: int
     value: bytes | None
     end: int
+    start: int = 0
 
 
 class LineReader:
@@ -60,14 +61,15 @@ class LineReader:
             self._parts.append(part)
 
     def _complete(self) -> Iterator[Line]:
-        raw = b"".join(self._parts)
+        raw, start = b"".join(self._parts), self._end
         if self._at_file_start:
-            raw = raw.removeprefix(_BOM)
+            if raw.startswith(_BOM):
+                raw, start = raw.removeprefix(_BOM), start + len(_BOM)
             self._at_file_start = False
         self._end += self._size
         value = raw.removesuffix(b"\n").removesuffix(b"\r")
         too_long = self._too_long or len(value) > self._max
-        line = Line(self._number, None if too_long else value, self._end)
+        line = Line(self._number, None if too_long else value, self._end, start)
         self._number += 1
         self._parts, self._size, self._too_long = [], 0, False
         if not too_long and not value.strip(_BLANK):

@@ -31,6 +31,8 @@ class RequestHeaders(msgspec.Struct, frozen=True, kw_only=True):
     reply_topic: str = ""
     request_class: str = BATCH
     traceparent: str | None = None
+    # Where the line is, when the record has no value (`claim_check`).
+    claim: str = ""
 
     @property
     def is_single(self) -> bool:
@@ -64,6 +66,7 @@ class CompletionHeaders(msgspec.Struct, frozen=True, kw_only=True):
     # Of a line that failed: the error's code, or what stands for it.
     error_code: str | None = None
     traceparent: str | None = None
+    claim: str = ""
 
     @property
     def shard_id(self) -> tuple[str, int]:
@@ -84,6 +87,8 @@ def request_headers(h: RequestHeaders) -> list[Header]:
     headers.append(("tenant", h.tenant.encode()))
     if h.traceparent:
         headers.append(("traceparent", h.traceparent.encode()))
+    if h.claim:
+        headers.append(("claim", h.claim.encode()))
     return headers
 
 
@@ -101,6 +106,7 @@ def read_request_headers(headers: Iterable[Header]) -> RequestHeaders:
             deadline_s=int(found["deadline"]),
             tenant=found.get("tenant", b"default").decode(),
             traceparent=_text(found.get("traceparent")),
+            claim=found.get("claim", b"").decode(),
         )
     except (KeyError, ValueError, AttributeError) as error:
         raise UnreadableRecord(f"request headers: {error!r}") from None
@@ -115,6 +121,7 @@ def _single_headers(found: dict[str, bytes]) -> RequestHeaders:
         reply_topic=found.get("reply", b"").decode(),
         request_class=found["class"].decode(),
         traceparent=_text(found.get("traceparent")),
+        claim=found.get("claim", b"").decode(),
     )
 
 
@@ -147,6 +154,8 @@ def completion_headers(h: CompletionHeaders) -> list[Header]:
             headers.append(("error_code", h.error_code.encode()))
     if h.traceparent:
         headers.append(("traceparent", h.traceparent.encode()))
+    if h.claim:
+        headers.append(("claim", h.claim.encode()))
     return headers
 
 
@@ -178,6 +187,7 @@ def read_completion_headers(headers: Iterable[Header]) -> CompletionHeaders:
             usage=Usage(*(int(n) for n in found["usage"].split(b",", 3))),
             error_code=_text(found.get("error_code")),
             traceparent=traceparent,
+            claim=found.get("claim", b"").decode(),
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UnreadableRecord(f"completion headers: {error!r}") from None

@@ -14,10 +14,13 @@ RESULT_SCHEMA = b"1"
 _partition_of_key = DefaultPartitioner()
 
 
-def result_record(topics: Topics, request: RequestHeaders, line: bytes, error_code: str | None) -> OutgoingRecord:
+def result_record(
+    topics: Topics, request: RequestHeaders, line: bytes, error_code: str | None, claim: str = ""
+) -> OutgoingRecord:
     """The answer on `results`, or on the topic that the request named; `line` is the finished line.
 
-    Keys go to the partitions that every client of Kafka expects them in.
+    A line that does not fit into a record lies in the object store, and the header `claim` says where: key, first byte,
+    bytes, SHA-256. Keys go to the partitions that every client of Kafka expects them in.
     """
     key = request.request.encode()
     headers: list[Header] = [
@@ -31,6 +34,8 @@ def result_record(topics: Topics, request: RequestHeaders, line: bytes, error_co
         headers.append(("error-code", error_code.encode()))
     if request.traceparent:
         headers.append(("traceparent", request.traceparent.encode()))
+    if claim:
+        headers.append(("claim", claim.encode()))
     answer = OutgoingRecord(request.reply_topic, line.rstrip(b"\n"), None, key, headers)
     return answer if request.reply_topic not in ("", topics.results.name) else on_results(topics, answer)
 

@@ -64,6 +64,8 @@ class StoreSettings(Block):
     s3_secret_key: SecretStr = SecretStr("")
     s3_region: str = "us-east-1"
     threads: int = Field(default=8, ge=1, le=256)
+    # Lines above it lie in the store, and their records say where.
+    inline_bytes_max: int = Field(default=256 * 1024, ge=1, le=1024 * 1024)
     timeout_s: Seconds = 60.0
 
 

@@ -13,6 +13,7 @@ from services.collector.finalizer import Finalizer
 from services.collector.open_batches import OpenBatches
 from services.collector.segment_chain import SegmentChain
 from services.collector.settings import CollectorSettings
+from shared.claim_store import ClaimStore
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health
 from shared.kafka import make_producer, start_client, stop_client
@@ -90,6 +91,11 @@ class CollectorProcess:
         finalizer = Finalizer(
             store, settings.scratch_dir, settings.result_expires_after_s, telemetry, settings.finalize_concurrency
         )
+
+        async def opened() -> ObjectStore:
+            return store
+
+        claims = ClaimStore(opened, self._settings.store.inline_bytes_max)
         closing = Closing(finalizer=finalizer, publisher=publisher, topics=self._topics, told=open_batches.closed)
         group = f"{self._settings.kafka.topic_prefix}{LAG_GROUP}"
         return [
@@ -98,6 +104,7 @@ class CollectorProcess:
                 topics=self._topics,
                 settings=settings,
                 chain=SegmentChain(store, log_id, topic.name, number),
+                claims=claims,
                 new_reader=lambda: LogReader(self._settings.kafka, group),
                 publisher=publisher,
                 closing=closing,
@@ -108,6 +115,7 @@ class CollectorProcess:
                     group_offsets=group_offsets,
                     publisher=publisher,
                     store=store,
+                    claims=claims,
                     telemetry=telemetry,
                 ),
                 telemetry=telemetry,

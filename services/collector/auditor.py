@@ -4,12 +4,15 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 from aiokafka import TopicPartition
 
 from services.collector.audit import Consumed, GiveUp, Redrive, requests_of, verdict
 from services.collector.ledger import Ledger, ShardId
 from services.collector.open_batches import OpenBatch, OpenBatches
+from shared.claim_check import REQUEST_BYTES_MAX, claim_of
+from shared.claim_store import ClaimStore
 from shared.errors import ObjectStoreError
 from shared.group_offsets import GroupOffsets
 from shared.identifiers import request_id
@@ -21,7 +24,7 @@ from shared.openai_batch import decode_request_line, model_of_line, unanswered_l
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import CompletionHeaders, RequestHeaders, completion_headers, request_headers
 from shared.telemetry import Telemetry
-from shared.topics import RECORD_BYTES_MAX, Topic, Topics, completion_key, facet_key, num_shards, partition_of
+from shared.topics import Topic, Topics, completion_key, facet_key, num_shards, partition_of
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +80,7 @@ class Auditor:
         group_offsets: GroupOffsets,
         publisher: Publisher,
         store: ObjectStore,
+        claims: ClaimStore,
         telemetry: Telemetry,
     ) -> None:
         self._tp = tp
@@ -86,6 +90,7 @@ class Auditor:
         self._group_offsets = group_offsets
         self._publisher = publisher
         self._store = store
+        self._claims = claims
         self._num_redriven = telemetry.counter("headrace.lines.redriven", "Lines that were lost and sent again")
         self._ends: dict[tuple[ShardId, int, int], int] = {}
 
@@ -172,7 +177,7 @@ class Auditor:
     async def _chunks(self, suspect: Suspect, missing: list[int]) -> AsyncIterator[list[Line]]:
         """The missing lines of the input file, some at a time, in line order."""
         wanted, chunk = set(missing), []
-        reader = LineReader(RECORD_BYTES_MAX)
+        reader = LineReader(REQUEST_BYTES_MAX)
         try:
             async for data in self._store.stream(file_key(suspect.created.input_file_id)):
                 chunk += [line for line in reader.feed(data) if line.number in wanted]
@@ -198,7 +203,11 @@ class Auditor:
         )
         topic = suspect.topic_of(line.value or b"")
         partition = next(self._turns) % topic.partitions
-        return OutgoingRecord(topic.name, line.value, partition, None, request_headers(headers))
+        value = line.value or b""
+        if self._claims.is_large(value):
+            claim = claim_of(value, file_key(created.input_file_id), line.start)
+            headers, value = msgspec.structs.replace(headers, claim=claim.header()), b""
+        return OutgoingRecord(topic.name, value, partition, None, request_headers(headers))
 
     def _error_line(self, suspect: Suspect, line: Line) -> OutgoingRecord:
         batch_id, number = suspect.shard_id

@@ -20,6 +20,8 @@ from services.collector.progress import Progress
 from services.collector.result_files import LineIndex
 from services.collector.segment_chain import ChainTaken, SegmentChain
 from services.collector.settings import CollectorBlock
+from shared.claim_check import parse_claim
+from shared.claim_store import ClaimStore
 from shared.dead_letters import UNREADABLE, dead_letter
 from shared.error_codes import add_codes
 from shared.errors import ObjectStoreError, SetupError, UnavailableError
@@ -54,6 +56,7 @@ class PartitionCollector:
         topics: Topics,
         settings: CollectorBlock,
         chain: SegmentChain,
+        claims: ClaimStore,
         new_reader: Callable[[], LogReader],
         publisher: Publisher,
         closing: Closing,
@@ -64,6 +67,7 @@ class PartitionCollector:
         self._topics = topics
         self._settings = settings
         self._chain = chain
+        self._claims = claims
         self._new_reader = new_reader
         self._publisher = publisher
         self._closing = closing
@@ -79,6 +83,8 @@ class PartitionCollector:
         self._indexes: dict[ShardId, LineIndex] = {}
         self._progress = Progress(self._settings.progress_interval_s)
         self._spans: list[Span] = []
+        # Shards with records in hand: the ledger needs them, whatever was collected of their batches.
+        self._in_hand: set[ShardId] = set()
         # When the batches of the oldest segments ended, as far as it was looked up.
         self._closed_at: dict[str, int] = {}
 
@@ -175,7 +181,7 @@ class PartitionCollector:
         """Fold one record in; the shard that it closes, if any."""
         try:
             headers = read_completion_headers(record.headers)
-            value = _line_of(record, headers)
+            value = _line_of(await self._value_of(record, headers), headers)
         except UnreadableRecord as error:
             await self._park(record, str(error))
             return None
@@ -187,11 +193,15 @@ class PartitionCollector:
                 log.debug("completion dropped", reason=reason, batch_id=headers.batch_id, line=headers.line)
                 return None
             case Kept(closes=closes):
-                builder.add(headers, value)
+                pass
             case Closed():
                 closes = True
-                builder.add(headers, value)
+        builder.add(headers, value)
+        self._in_hand.add(headers.shard_id)
         return self._ledger.shards[headers.shard_id] if closes else None
+
+    async def _value_of(self, record: Record, headers: CompletionHeaders) -> bytes:
+        return await self._claims.fetch(parse_claim(headers.claim)) if headers.claim else record.value or b""
 
     def _close(self, shard: Shard, tasks: asyncio.TaskGroup) -> None:
         self._closing.start(shard, self._indexes.pop((shard.batch_id, shard.number), None), tasks)
@@ -201,6 +211,7 @@ class PartitionCollector:
         key = await self._chain.append(segment)
         for entry in segment.entries:
             self._index(key, entry)
+        self._in_hand.clear()
         self._note_progress(segment)
         for span in self._spans:
             span.set_attribute("headrace.segment", key)
@@ -274,7 +285,8 @@ class PartitionCollector:
         num_removed = await self._chain.remove_before(start)
         kept = frozenset[str]().union(*(batches for _, batches in self._chain.contents))
         self._closed_at = {batch: at for batch, at in self._closed_at.items() if batch in kept}
-        for shard_id in [s for s, shard in self._ledger.shards.items() if shard.how_closed and s[0] not in kept]:
+        over = {s for s, shard in self._ledger.shards.items() if shard.how_closed and s[0] not in kept}
+        for shard_id in over - self._in_hand:
             del self._ledger.shards[shard_id]
             self._indexes.pop(shard_id, None)
         log.info("segments removed", partition=self._tp.partition, num_removed=num_removed, chain_start=start)
@@ -296,9 +308,8 @@ class PartitionCollector:
         await self._publisher.send(dead_letter(self._topics, record, UNREADABLE, reason))
 
 
-def _line_of(record: Record, headers: CompletionHeaders) -> bytes:
+def _line_of(value: bytes, headers: CompletionHeaders) -> bytes:
     """The one line that a completion carries; raises UnreadableRecord for anything that would not be one in a file."""
-    value = record.value or b""
     if headers.kind == "line" and (value.count(b"\n") != 1 or not value.endswith(b"\n")):
         raise UnreadableRecord("the value is not one line")
     return value if headers.kind == "line" else b""

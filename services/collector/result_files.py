@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from services.collector.ledger import CANCELLED, EXPIRED, Shard
 from services.collector.scratch_spans import ScratchSpans
+from shared.claim_check import REQUEST_BYTES_MAX
 from shared.guesses import CANCELLED_MESSAGE
 from shared.identifiers import request_id
 from shared.jsonl import LineReader
@@ -27,7 +28,7 @@ from shared.openai_batch import (
     unanswered_line,
 )
 from shared.segment import Entry
-from shared.topics import RECORD_BYTES_MAX, SHARD_LINES
+from shared.topics import SHARD_LINES
 
 KINDS = ("output", "error")
 _NOT_RUN = {CANCELLED: (CANCELLED_CODE, CANCELLED_MESSAGE), EXPIRED: (EXPIRED_CODE, EXPIRED_MESSAGE)}
@@ -151,7 +152,7 @@ async def _copy_lines(
 
 async def _custom_ids(store: ObjectStore, manifest: BatchCreated, shard: Shard) -> AsyncIterator[str]:
     """The custom_id of each line of the shard, in line order."""
-    reader = LineReader(RECORD_BYTES_MAX)
+    reader = LineReader(REQUEST_BYTES_MAX)
     first_line = shard.number * SHARD_LINES
     async for chunk in store.stream(file_key(manifest.input_file_id)):
         for line in reader.feed(chunk):

@@ -19,6 +19,7 @@ from services.collector.ledger import Dropped, Ledger
 from services.collector.result_files import KINDS, LineIndex, put_together
 from services.collector.segment_chain import FIRST_SHA256, ChainedSegment, SegmentChain
 from shared import identifiers
+from shared.claim_check import RESULT_BYTES_MAX
 from shared.error_codes import add_codes
 from shared.errors import HeadraceError, ObjectNotFound, ObjectStoreError
 from shared.jsonl import Line, LineReader
@@ -35,7 +36,7 @@ from shared.object_store import (
     validated_key,
 )
 from shared.segment import CorruptSegment
-from shared.topics import RECORD_BYTES_MAX, num_shards
+from shared.topics import num_shards
 
 
 class _CustomId(msgspec.Struct):
@@ -197,7 +198,7 @@ class Verifier:
             report.expect("lines doubled or foreign", found=(found - wanted).total(), expected=0)
 
     async def _custom_ids(self, key: str) -> Counter[str]:
-        reader, ids = LineReader(RECORD_BYTES_MAX * 2), Counter[str]()
+        reader, ids = LineReader(RESULT_BYTES_MAX), Counter[str]()
         try:
             async for chunk in self._store.stream(key):
                 ids.update(map(_custom_id_of, reader.feed(chunk)))

@@ -21,12 +21,14 @@ from services.inference.micro_batch import MicroBatches, as_they_came, by_deadli
 from services.inference.settings import InferenceSettings, WorkerSettings
 from services.inference.window import LOOK_AHEAD_MAX, WindowLimits
 from services.inference.worker import Worker
+from shared.claim_store import ClaimStore
 from shared.errors import SetupError
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health
 from shared.kafka import make_producer, start_client, stop_client
 from shared.lifecycle import Stop, StopReason, run_service, stop_on_signals
 from shared.log_reader import LogReader
+from shared.open_store import open_store
 from shared.publisher import Publisher
 from shared.settings import load_settings
 from shared.telemetry import Telemetry, set_up_logging
@@ -139,13 +141,14 @@ class WorkerProcess:
         loop.call_soon_threadsafe(stop.request, self._stop.reason)
 
     async def _kafka_side(self, engine: Engine, room: EngineRoom, telemetry: Telemetry) -> None:
-        kafka, worker = self._settings.kafka, self._worker
+        kafka, store, worker = self._settings.kafka, self._settings.store, self._worker
         stop = Stop()
         self._kafka_stop = (asyncio.get_running_loop(), stop)
         producer = make_producer(kafka)
         await start_client(producer, kafka)
         limits = WindowLimits.of(engine.num_slots, worker.window)
         group_offsets, control = GroupOffsets(kafka), LogReader(kafka)
+        claims = ClaimStore(lambda: open_store(store), store.inline_bytes_max)
         assigned = {
             name: self._assigned_log(self._topics.requests(worker.model, name).name, group_offsets, limits)
             for name in REQUEST_CLASSES
@@ -160,6 +163,7 @@ class WorkerProcess:
                 topics=self._topics,
                 assigned=assigned,
                 control=control,
+                claims=claims,
                 publisher=Publisher(producer),
                 room=room,
                 telemetry=telemetry,
@@ -174,6 +178,7 @@ class WorkerProcess:
             )
         finally:
             await control.close()
+            await claims.close()
             for log_of_class in assigned.values():
                 await log_of_class.close(is_clean=stop.reason is StopReason.SHUTDOWN)
             await group_offsets.close()

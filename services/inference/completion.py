@@ -3,15 +3,13 @@
 import msgspec
 
 from services.inference.engine import Answer
+from shared.claim_check import RESULT_BYTES_MAX
 from shared.error_codes import error_code_of
 from shared.messages import Usage
 from shared.openai_batch import answered_line, duplicated_error, unanswered_line
 from shared.record_headers import CompletionHeaders, RequestHeaders
-from shared.topics import RECORD_BYTES_MAX
 from shared.usage import usage_of
 
-# Headers, key and framing of a record beside its value.
-RECORD_OVERHEAD_BYTES = 16 * 1024
 TOO_LARGE_CODE = "response_too_large"
 
 
@@ -45,8 +43,8 @@ def answered(
         body=answer.body,
         error=duplicated_error(answer.status, answer.body) if duplicate_errors and not succeeded else b"null",
     )
-    if len(value) > RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES:
-        message = f"The response of {len(value)} bytes is larger than the {RECORD_BYTES_MAX} that a record may have."
+    if len(value) > RESULT_BYTES_MAX:
+        message = f"The response of {len(value)} bytes is larger than the {RESULT_BYTES_MAX} that a line may have."
         return unanswered(headers, custom_id, TOO_LARGE_CODE, message)
     if succeeded:
         return Completion(value, True, usage or Usage())
@@ -59,10 +57,8 @@ def unanswered(headers: RequestHeaders, custom_id: str, code: str, message: str)
     return Completion(value, False, Usage(), code)
 
 
-def completion_headers_for(
-    headers: RequestHeaders, completion: Completion, traceparent: str | None
-) -> CompletionHeaders:
-    """Headers of the completion's record."""
+def completion_headers_for(headers: RequestHeaders, completion: Completion, claim: str = "") -> CompletionHeaders:
+    """Headers of the completion's record; `claim` says where its line is if that is too large for it."""
     return CompletionHeaders(
         kind="line",
         batch_id=headers.batch_id,
@@ -71,7 +67,8 @@ def completion_headers_for(
         succeeded=completion.succeeded,
         usage=completion.usage,
         error_code=completion.error_code,
-        traceparent=traceparent,
+        traceparent=headers.traceparent,
+        claim=claim,
     )
 
 

@@ -8,17 +8,17 @@ from shared.result_records import result_record
 from shared.topics import Topics, completion_key, partition_of, shard_of_line
 
 
-def finished_record(topics: Topics, done: Done) -> OutgoingRecord:
-    """The record that a job ends as."""
-    headers = done.job.headers
+def finished_record(topics: Topics, done: Done, claim: str = "") -> OutgoingRecord:
+    """The record that a job ends as; its line is in the store if there is a claim to it."""
+    headers, value = done.job.headers, b"" if claim else done.completion.value
     if headers.is_single:
-        return result_record(topics, headers, done.completion.value, done.completion.error_code)
+        return result_record(topics, headers, value, done.completion.error_code, claim)
     topic = topics.completions
     key = completion_key(headers.batch_id, shard_of_line(headers.line))
     return OutgoingRecord(
         topic=topic.name,
-        value=done.completion.value,
+        value=value,
         key=key,
         partition=partition_of(key, topic.partitions),
-        headers=completion_headers(completion_headers_for(headers, done.completion, headers.traceparent)),
+        headers=completion_headers(completion_headers_for(headers, done.completion, claim)),
     )

@@ -20,6 +20,8 @@ from services.inference.in_flight import InFlight
 from services.inference.job import Done, Job
 from services.inference.suspicion import group_size
 from services.inference.window import lines_to_fetch, look_ahead
+from shared.claim_check import parse_claim
+from shared.claim_store import ClaimStore
 from shared.dead_letters import UNREADABLE, WORKER_KILLED, dead_letter
 from shared.lifecycle import Stop
 from shared.log_reader import Record
@@ -48,6 +50,7 @@ class RequestFeed:
         *,
         assigned: AssignedLog,
         topics: Topics,
+        claims: ClaimStore,
         publisher: Publisher,
         room: EngineRoom,
         telemetry: Telemetry,
@@ -57,6 +60,7 @@ class RequestFeed:
     ) -> None:
         self._assigned = assigned
         self._topics = topics
+        self._claims = claims
         self._publisher = publisher
         self._room = room
         self._telemetry = telemetry
@@ -78,7 +82,7 @@ class RequestFeed:
                     continue
                 if records and self._assigned.is_suspicious:
                     await self._assigned.commit()
-                await self._submit(records)
+                await self._submit(records, stop)
 
     def _num_to_fetch(self) -> int:
         if self._in_flight.num_bytes > HELD_BYTES_MAX:
@@ -86,11 +90,17 @@ class RequestFeed:
         beside = look_ahead(self._room.window, self._lines_per_second())
         return lines_to_fetch(self._room.window + beside - self._in_flight.of(self._assigned.topic), beside)
 
-    async def _submit(self, records: Sequence[Record]) -> None:
-        jobs = []
+    async def _submit(self, records: Sequence[Record], stop: Stop) -> None:
+        jobs = list[Job]()
         for record in records:
+            if _has_claim(record):  # nobody has counted its bytes yet
+                self._hand_over(jobs)
+                jobs = []
+                await self._until_light(stop)
+            if stop.requested:
+                return  # what is not handed over is delivered again
             try:
-                job = self._job_of(record)
+                job = await self._job_of(record)
             except UnreadableRecord as error:
                 await self._park(record, str(error))
                 continue
@@ -98,9 +108,16 @@ class RequestFeed:
                 await self._end_condemned(record, job)
             else:
                 jobs.append(job)
+        self._hand_over(jobs)
+
+    def _hand_over(self, jobs: list[Job]) -> None:
         if jobs:
             self._in_flight.add(jobs)
             self._room.submit(jobs)
+
+    async def _until_light(self, stop: Stop) -> None:
+        while self._in_flight.num_bytes > HELD_BYTES_MAX and not stop.requested:
+            await self._in_flight.wait()
 
     async def _try_suspects(self, stop: Stop, taken: list[Record]) -> None:
         """Run the records that may have killed two owners in small groups, with nothing beside them."""
@@ -113,7 +130,7 @@ class RequestFeed:
             group, taken = taken[:size], taken[size:]
             if group:
                 await self._assigned.begin_trial(group)
-                await self._submit(group)
+                await self._submit(group, stop)
                 await self._until_idle(stop)
                 if not stop.requested:
                     await self._assigned.end_trial()
@@ -140,10 +157,11 @@ class RequestFeed:
         await self._publisher.send(finished_record(self._topics, Done(job, completion)))
         self._assigned.finish(job.tp, job.offset)
 
-    def _job_of(self, record: Record) -> Job:
+    async def _job_of(self, record: Record) -> Job:
         headers = read_request_headers(record.headers)
+        value = await self._claims.fetch(parse_claim(headers.claim)) if headers.claim else record.value or b""
         try:
-            line = decode_request_line(record.value or b"")
+            line = decode_request_line(value)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise UnreadableRecord(f"not a request line: {error}") from None
         body = bytes(line.body)
@@ -178,3 +196,7 @@ class RequestFeed:
         )
         await self._publisher.send(dead_letter(self._topics, record, UNREADABLE, reason))
         self._assigned.finish(TopicPartition(record.topic, record.partition), record.offset)
+
+
+def _has_claim(record: Record) -> bool:
+    return any(name == "claim" for name, _ in record.headers or ())

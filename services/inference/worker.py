@@ -20,8 +20,10 @@ from services.inference.engine_room import EngineRoom
 from services.inference.finished_record import finished_record
 from services.inference.heartbeat import WorkerIdentity, WorkerLoad, heartbeat
 from services.inference.in_flight import InFlight
+from services.inference.job import Done
 from services.inference.request_feed import RequestFeed
 from services.inference.throughput import Throughput
+from shared.claim_store import ClaimStore
 from shared.lifecycle import Deadline, Stop, StopReason
 from shared.log_reader import LogReader
 from shared.messages import CancelHint
@@ -30,7 +32,7 @@ from shared.publisher import OutgoingRecord, Publisher
 from shared.replies import Replies
 from shared.result_records import is_reply
 from shared.telemetry import Telemetry
-from shared.topics import BATCH, Topics
+from shared.topics import BATCH, RECORD_BYTES_MAX, Topics
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +43,8 @@ CONTROL_POLL_TIMEOUT_MS = 1000
 # Share of the drain deadline for lines in flight; the rest is for the last publish, commit and close.
 DRAIN_SHARE = 0.7
 DRAIN_POLL_S = 0.05
+# Of an answer to outsiders, who need not have access to the store: what fits into a record stays in it.
+INLINE_RESULT_BYTES_MAX = RECORD_BYTES_MAX - 16 * 1024
 PROBE_INTERVAL_S = 5.0
 
 
@@ -54,6 +58,7 @@ class Worker:
         topics: Topics,
         assigned: Mapping[str, AssignedLog],
         control: LogReader,
+        claims: ClaimStore,
         publisher: Publisher,
         room: EngineRoom,
         telemetry: Telemetry,
@@ -65,6 +70,7 @@ class Worker:
         self._assigned = assigned
         self._by_topic = {each.topic: each for each in assigned.values()}
         self._control = control
+        self._claims = claims
         self._publisher = publisher
         self._room = room
         self._replies = Replies(topics, publisher)
@@ -75,6 +81,7 @@ class Worker:
             RequestFeed(
                 assigned=each,
                 topics=topics,
+                claims=claims,
                 publisher=publisher,
                 room=room,
                 telemetry=telemetry,
@@ -124,7 +131,7 @@ class Worker:
             done = self._room.take()
             if not done:
                 continue
-            records = [finished_record(self._topics, d) for d in done]
+            records = [finished_record(self._topics, d, await self._claim(d)) for d in done]
             await self._publisher.send_all([r for r in records if not is_reply(r)])
             await self._replies.send_all([r for r in records if is_reply(r)])
             for d in done:
@@ -134,6 +141,14 @@ class Worker:
             self._to_commit.set()
             self._in_flight.remove([d.job for d in done])
             self._throughput.note(len(done), time.monotonic(), is_idle=not self._in_flight.total)
+
+    async def _claim(self, done: Done) -> str:
+        """Leave a large line in the store; a batch's when it should not be in a record, any when it does not fit."""
+        value = done.completion.value
+        is_too_large = (
+            len(value) > INLINE_RESULT_BYTES_MAX if done.job.headers.is_single else self._claims.is_large(value)
+        )
+        return (await self._claims.leave_result(value)).header() if is_too_large else ""
 
     async def _commit_regularly(self, interval_s: float) -> None:
         """Soon after something was finished; at other times now and then, because a commit may have been refused."""

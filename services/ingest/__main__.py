@@ -22,12 +22,14 @@ from services.ingest.readiness import missing
 from services.ingest.settings import IngestSettings
 from services.ingest.view_feed import ViewFeed, state_partitions
 from services.ingest.wiring import Ports, Roles, make_admission, make_dispatcher, make_roles, make_routers
+from shared.claim_store import ClaimStore
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health, start_server
 from shared.kafka import make_producer, start_client, stop_client
 from shared.lifecycle import Stop, run_service, stop_on_signals
 from shared.log_ends import LogEnds
 from shared.log_reader import LogReader
+from shared.object_store import ObjectStore
 from shared.open_store import open_store
 from shared.publisher import Publisher
 from shared.settings import load_settings
@@ -68,6 +70,10 @@ class IngestProcess:
         s, kafka = self._settings, self._settings.kafka
         store = await open_store(s.store)
         stack.push_async_callback(store.close)
+
+        async def opened() -> ObjectStore:
+            return store
+
         foreign = [self._topics.foreign(name) for name in s.ingest.intake.users_topics]
         log_id = await prepare_topics(kafka, [*self._topics.all_for(s.models), *foreign])
         telemetry = Telemetry("ingest", s.telemetry, serve_metrics=True)
@@ -92,6 +98,7 @@ class IngestProcess:
         stack.push_async_callback(queues.close)
         return Ports(
             store=store,
+            claims=ClaimStore(opened, s.store.inline_bytes_max),
             log_id=log_id,
             publisher=Publisher(producer),
             telemetry=telemetry,
@@ -116,7 +123,11 @@ class IngestProcess:
         block = self._settings.ingest
         dispatcher = make_dispatcher(self._settings, self._topics, ports, roles)
         housekeeping = Housekeeping(
-            ownership=ports.ownership, keeper=roles.keeper, uploads=roles.uploads, idempotency=roles.idempotency
+            ownership=ports.ownership,
+            keeper=roles.keeper,
+            uploads=roles.uploads,
+            idempotency=roles.idempotency,
+            claims=ports.claims,
         )
         config = uvicorn.Config(
             app,

@@ -7,14 +7,13 @@ from typing import BinaryIO
 import msgspec
 
 from services.ingest.file_keeper import BATCH_PURPOSE, FileKeeper
-from services.ingest.line_source import LINE_BYTES_MAX
 from shared import identifiers
 from shared.batch_state import BatchView
+from shared.claim_check import REQUEST_BYTES_MAX, RESULT_BYTES_MAX
 from shared.errors import HeadraceError, ObjectExists, ObjectNotFound
 from shared.jsonl import LineReader
 from shared.messages import StoredFile
 from shared.object_store import ObjectStore, file_key
-from shared.topics import RECORD_BYTES_MAX
 
 # Held in memory up to here, then in a temporary file.
 SPOOL_BYTES = 1024 * 1024
@@ -77,7 +76,7 @@ class BatchRetry:
         return file
 
     async def _failed_ids(self, error_file_id: str) -> set[str]:
-        reader, ids = LineReader(RECORD_BYTES_MAX), set[str]()
+        reader, ids = LineReader(RESULT_BYTES_MAX), set[str]()
         async for chunk in self._store.stream(file_key(error_file_id)):
             ids.update(_decoder.decode(line.value or b"").custom_id for line in reader.feed(chunk))
         ids.update(_decoder.decode(line.value or b"").custom_id for line in reader.finish())
@@ -86,7 +85,7 @@ class BatchRetry:
     async def _copy(
         self, input_file_id: str, wanted: set[str], out: BinaryIO | tempfile.SpooledTemporaryFile[bytes]
     ) -> None:
-        reader = LineReader(LINE_BYTES_MAX)
+        reader = LineReader(REQUEST_BYTES_MAX)
         async for chunk in self._store.stream(file_key(input_file_id)):
             for line in reader.feed(chunk):
                 _copy_line(line.value or b"", wanted, out)

@@ -14,9 +14,11 @@ from services.ingest.line_source import read_lines
 from services.ingest.placement import PREFIX_BYTES
 from services.ingest.pool_queues import PoolQueues
 from shared.batch_state import BatchView
+from shared.claim_check import claim_of
+from shared.claim_store import ClaimStore
 from shared.errors import ObjectExists, ObjectNotFound
 from shared.messages import BatchCreated, BatchDispatched, LineProblem, encode
-from shared.object_store import ObjectStore, validated_key
+from shared.object_store import ObjectStore, file_key, validated_key
 from shared.openai_batch import decode_request_line, model_of_line
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, request_headers
@@ -78,6 +80,7 @@ class BatchRun:
         view: BatchView,
         *,
         store: ObjectStore,
+        claims: ClaimStore,
         topics: Topics,
         publisher: Publisher,
         telemetry: Telemetry,
@@ -89,6 +92,7 @@ class BatchRun:
         self._pools = {model: topics.requests(model) for model in view.dispatch.pool_models}
         self._batches_topic = topics.batches
         self._store = store
+        self._claims = claims
         self._publisher = publisher
         self._telemetry = telemetry
         self._queues = queues
@@ -190,6 +194,9 @@ class BatchRun:
             tenant=created.tenant,
             traceparent=self._trace(number, value, topic, partition),
         )
+        if self._claims.is_large(value):  # it lies in the store already
+            claim = claim_of(value, file_key(created.input_file_id), found.line.start)
+            headers, value = msgspec.structs.replace(headers, claim=claim.header()), b""
         return OutgoingRecord(topic.name, value, partition, None, request_headers(headers))
 
     def _pool_of(self, value: bytes) -> str:

@@ -20,6 +20,7 @@ from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestBlock
 from services.ingest.view_feed import ViewFeed
 from shared.batch_state import BatchView
+from shared.claim_store import ClaimStore
 from shared.errors import HeadraceError, ObjectStoreError
 from shared.lifecycle import Stop
 from shared.messages import BatchCreated, BatchDispatched, CancelHint, LineProblem, encode
@@ -54,6 +55,7 @@ class Dispatcher:
         feed: ViewFeed,
         ownership: Ownership,
         store: ObjectStore,
+        claims: ClaimStore,
         publisher: Publisher,
         queues: PoolQueues,
         telemetry: Telemetry,
@@ -65,6 +67,7 @@ class Dispatcher:
         self._feed = feed
         self._ownership = ownership
         self._store = store
+        self._claims = claims
         self._publisher = publisher
         self._queues = queues
         self._telemetry = telemetry
@@ -289,6 +292,7 @@ class Dispatcher:
             run = self._runs[view.created.id] = BatchRun(
                 view,
                 store=self._store,
+                claims=self._claims,
                 topics=self._topics,
                 publisher=self._publisher,
                 telemetry=self._telemetry,

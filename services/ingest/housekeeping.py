@@ -8,6 +8,7 @@ from services.ingest.file_keeper import FileKeeper
 from services.ingest.idempotency import Idempotency
 from services.ingest.ownership import Ownership
 from services.ingest.uploads import Uploads
+from shared.claim_store import ClaimStore
 from shared.errors import HeadraceError
 from shared.lifecycle import Stop
 
@@ -21,11 +22,20 @@ LEFTOVERS_INTERVAL_S = 3600.0
 class Housekeeping:
     """Removes what is over, in the one process that owns the first partition of `batches`."""
 
-    def __init__(self, *, ownership: Ownership, keeper: FileKeeper, uploads: Uploads, idempotency: Idempotency) -> None:
+    def __init__(
+        self,
+        *,
+        ownership: Ownership,
+        keeper: FileKeeper,
+        uploads: Uploads,
+        idempotency: Idempotency,
+        claims: ClaimStore,
+    ) -> None:
         self._ownership = ownership
         self._keeper = keeper
         self._uploads = uploads
         self._idempotency = idempotency
+        self._claims = claims
         self._swept_at = -LEFTOVERS_INTERVAL_S
 
     async def run(self, stop: Stop) -> None:
@@ -46,5 +56,6 @@ class Housekeeping:
         if time.monotonic() - self._swept_at >= LEFTOVERS_INTERVAL_S:
             num_uploads = await self._uploads.sweep(now_s)
             num_keys = await self._idempotency.sweep(now_s)
-            log.info("leftovers removed", num_uploads=num_uploads, num_idempotency_keys=num_keys)
+            num_claims = await self._claims.sweep(now_s)
+            log.info("leftovers removed", num_uploads=num_uploads, num_idempotency_keys=num_keys, num_claims=num_claims)
             self._swept_at = time.monotonic()

@@ -1,10 +1,10 @@
 """Which rules hold for an input file? SHELL: settings, pools and quota of the moment become the rules of one pass."""
 
 from services.ingest.input_file import InputFile, LineRules
-from services.ingest.line_source import LINE_BYTES_MAX
 from services.ingest.model_pools import ModelPools
 from services.ingest.quota import Quota
 from services.ingest.settings import IngestBlock
+from shared.claim_check import REQUEST_BYTES_MAX
 from shared.settings import ContractSettings
 
 
@@ -23,7 +23,7 @@ class InputChecks:
         rules = LineRules(
             endpoint=endpoint,
             lines_max=self._settings.batch_lines_max,
-            line_bytes_max=LINE_BYTES_MAX,
+            line_bytes_max=REQUEST_BYTES_MAX,
             queued_lines_max=self._quota.queued_lines_left(tenant, but_for=batch_id),
             embedding_inputs_max=self._settings.embedding_inputs_max or None,
             several_models=self._contract.several_models,

@@ -4,13 +4,9 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
+from shared.claim_check import REQUEST_BYTES_MAX
 from shared.jsonl import Line, LineReader
 from shared.object_store import ObjectStore, file_key
-from shared.topics import RECORD_BYTES_MAX
-
-# Headers and framing of a request record beside the line.
-RECORD_OVERHEAD_BYTES = 16 * 1024
-LINE_BYTES_MAX = RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES
 
 
 class _Url(msgspec.Struct):
@@ -22,7 +18,7 @@ _url_decoder = msgspec.json.Decoder(_Url)
 
 async def read_lines(store: ObjectStore, file_id: str, first_line: int = 0, first_byte: int = 0) -> AsyncIterator[Line]:
     """Lines from `first_line` on, which begins at `first_byte`."""
-    reader = LineReader(LINE_BYTES_MAX, first_line, first_byte)
+    reader = LineReader(REQUEST_BYTES_MAX, first_line, first_byte)
     async for chunk in store.stream(file_key(file_id), first_byte):
         for line in reader.feed(chunk):
             yield line

@@ -13,6 +13,7 @@ import msgspec
 
 from services.ingest.read_model import ReadModel
 from shared.batch_state import BatchView
+from shared.claim_check import RESULT_BYTES_MAX
 from shared.errors import HeadraceError
 from shared.identifiers import request_id
 from shared.jsonl import LineReader
@@ -21,7 +22,6 @@ from shared.openai_batch import CANCELLED_CODE, EXPIRED_CODE
 from shared.segment import Entry
 from shared.segment_tail import read_segment_tail
 from shared.topics import (
-    RECORD_BYTES_MAX,
     Topics,
     completion_key,
     lines_of_shard,
@@ -131,7 +131,7 @@ class LiveResults:
         return [data[e.position - first : e.position - first + e.length] for e in entries]
 
     async def _never_ran(self, error_file_id: str, cursor: Cursor) -> AsyncIterator[bytes]:
-        reader = LineReader(RECORD_BYTES_MAX)
+        reader = LineReader(RESULT_BYTES_MAX)
         async for chunk in self._store.stream(file_key(error_file_id)):
             for line in reader.feed(chunk):
                 head = _head_decoder.decode(line.value or b"")

@@ -26,7 +26,6 @@ from services.ingest.file_keeper import FileKeeper
 from services.ingest.idempotency import Idempotency
 from services.ingest.input_checks import InputChecks
 from services.ingest.limits import TenantLimits
-from services.ingest.line_source import LINE_BYTES_MAX
 from services.ingest.live_results import LiveResults
 from services.ingest.log_writer import LogWriter
 from services.ingest.lookup import Lookup
@@ -39,13 +38,17 @@ from services.ingest.read_model import ReadModel
 from services.ingest.settings import IngestSettings
 from services.ingest.uploads import Uploads
 from services.ingest.view_feed import ViewFeed
+from shared.claim_store import ClaimStore
 from shared.kafka import consumer_options
 from shared.log_reader import LogReader
 from shared.object_store import ObjectStore
 from shared.openai_batch import ENDPOINTS
 from shared.publisher import Publisher
 from shared.telemetry import Telemetry
-from shared.topics import Topics
+from shared.topics import RECORD_BYTES_MAX, Topics
+
+# The largest record of the intake: what a record may have, without its headers.
+INTAKE_BYTES_MAX = RECORD_BYTES_MAX - 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Ports:
     """What reaches out of the process, and the view of the log that all roles share."""
 
     store: ObjectStore
+    claims: ClaimStore
     log_id: str
     publisher: Publisher
     telemetry: Telemetry
@@ -156,6 +160,7 @@ def make_dispatcher(s: IngestSettings, topics: Topics, ports: Ports, roles: Role
         feed=ports.feed,
         ownership=ports.ownership,
         store=ports.store,
+        claims=ports.claims,
         publisher=ports.publisher,
         queues=ports.queues,
         telemetry=ports.telemetry,
@@ -187,6 +192,7 @@ def make_admission(s: IngestSettings, topics: Topics, ports: Ports, roles: Roles
         limits=roles.limits,
         new_log=new_log,
         new_reader=lambda: LogReader(kafka),
+        claims=ports.claims,
         publisher=ports.publisher,
         telemetry=ports.telemetry,
     )
@@ -200,7 +206,7 @@ def _rules_of(s: IngestSettings, ports: Ports, roles: Roles, topic: str) -> Inta
         tenant=intake.tenant_topics.get(topic, intake.tenant),
         believes_tenant_header=intake.believe_tenant_header and topic not in intake.tenant_topics,
         reply_topics=frozenset(intake.reply_topics),
-        line_bytes_max=LINE_BYTES_MAX,
+        line_bytes_max=INTAKE_BYTES_MAX,
         window_s=block.completion_window_s,
         window_s_max=block.completion_window_s_max,
         endpoints=frozenset(ENDPOINTS) | ports.view.endpoints_alive(int(time.time() * 1000), block.worker_silence_s),

@@ -34,10 +34,11 @@ from services.ingest.dispatcher import Dispatcher
 from services.ingest.input_file import InputFile, LineRules
 from services.ingest.pool_queues import PoolQueues
 from services.ingest.settings import IngestBlock
+from shared.claim_store import ClaimStore
 from shared.errors import HeadraceError
 from shared.lifecycle import Stop
 from shared.messages import BatchCancelRequested, BatchCreated, Facet, StoredFile, encode
-from shared.object_store import cancel_key, file_key, manifest_key
+from shared.object_store import ObjectStore, cancel_key, file_key, manifest_key
 from shared.publisher import Publisher
 from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry
@@ -255,6 +256,7 @@ class World:
             feed=follow,  # type: ignore[arg-type]
             ownership=Owner(self, process),  # type: ignore[arg-type]
             store=self.store.of(process),
+            claims=self._claims(process),
             publisher=Publisher(Producer(self.log, process)),
             queues=PoolQueues(
                 topics=TOPICS,
@@ -284,6 +286,7 @@ class World:
             topics=TOPICS,
             assigned={BATCH: assigned},
             control=Reader(self.log, process),  # type: ignore[arg-type]
+            claims=self._claims(process),
             publisher=publisher,
             room=EngineRoom(
                 engine, LineRunner(engine, MODEL, TELEMETRY, 2), WindowLimits.of(0, 6), ClassQueues(MicroBatches)
@@ -294,6 +297,14 @@ class World:
         await worker.run(
             Stop(), drain_timeout_s=5, heartbeat_s=1000, commit_interval_s=self.rng.choice([0.5, 3.0]), silence_s=1000
         )
+
+    def _claims(self, process: Process) -> ClaimStore:
+        """Of some processes every line is large, of others none."""
+
+        async def opened() -> ObjectStore:
+            return self.store.of(process)
+
+        return ClaimStore(opened, self.rng.choice([0, 10**6]))
 
     async def _collector(self, process: Process) -> None:
         store, publisher = self.store.of(process), Publisher(Producer(self.log, process))
@@ -312,6 +323,7 @@ class World:
             topics=TOPICS,
             told=open_batches.closed,
         )
+        claims = self._claims(process)
         async with asyncio.TaskGroup() as group:
             group.create_task(open_batches.follow(reader))  # type: ignore[arg-type]
             for number in range(TOPICS.completions.partitions):
@@ -321,6 +333,7 @@ class World:
                     topics=TOPICS,
                     settings=settings,
                     chain=SegmentChain(store, self.log.log_id, tp.topic, number),
+                    claims=claims,
                     new_reader=lambda: Reader(self.log, process),  # type: ignore[arg-type,return-value]
                     publisher=publisher,
                     closing=closing,
@@ -331,6 +344,7 @@ class World:
                         group_offsets=GroupOffsets(self.log, process),  # type: ignore[arg-type]
                         publisher=publisher,
                         store=store,
+                        claims=claims,
                         telemetry=TELEMETRY,
                     ),
                     telemetry=TELEMETRY,

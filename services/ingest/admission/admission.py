@@ -5,11 +5,13 @@ meet in one partition. From there those that were not seen lately (`seen_request
 committed when what came of its record is acknowledged, so a record may be worked on twice and none is lost.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
+import msgspec
 import structlog
 from aiokafka import TopicPartition
 from opentelemetry.trace import SpanKind
@@ -20,6 +22,7 @@ from services.ingest.admission.seen_requests import SeenRequests
 from services.ingest.admission.settings import IntakeBlock
 from services.ingest.limits import TenantLimits
 from services.ingest.rate_limiter import RateLimiter
+from shared.claim_store import ClaimStore
 from shared.dead_letters import UNREADABLE, dead_letter
 from shared.errors import HeadraceError
 from shared.lifecycle import Stop
@@ -37,6 +40,8 @@ log = structlog.get_logger(__name__)
 
 POLL_TIMEOUT_MS = 1_000
 POLL_RECORDS = 1_000
+# The API lives on the same loop.
+RECORDS_PER_BREATH = 50
 COMMIT_INTERVAL_S = 0.1
 FAULT_BACKOFF_S = 1.0
 READ_BACK_TIMEOUT_MS = 1_000
@@ -55,6 +60,7 @@ class Admission:
         limits: TenantLimits,
         new_log: Callable[[TakeOver], GroupLog],
         new_reader: Callable[[], LogReader],
+        claims: ClaimStore,
         publisher: Publisher,
         telemetry: Telemetry,
     ) -> None:
@@ -65,6 +71,7 @@ class Admission:
         self._limits = limits
         self._log = new_log(self._take_over)
         self._new_reader = new_reader
+        self._claims = claims
         self._publisher = publisher
         self._telemetry = telemetry
         self._replies = Replies(topics, publisher)
@@ -95,7 +102,7 @@ class Admission:
     async def _turn(self) -> None:
         records = await self._log.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=POLL_RECORDS)
         if records:
-            outcomes = self._outcomes(records)
+            outcomes = await self._outcomes(records)
             await self._publisher.send_all([r for r in outcomes if not is_reply(r)])
             await self._replies.send_all([r for r in outcomes if is_reply(r)])
             self._log.finish()
@@ -103,18 +110,27 @@ class Admission:
             await self._log.commit()
             self._committed_at = time.monotonic()
 
-    def _outcomes(self, records: Sequence[Record]) -> list[OutgoingRecord]:
+    async def _lightened(self, record: OutgoingRecord) -> OutgoingRecord:
+        """An admitted record whose line is in the store if it is large."""
+        if record.topic != self._topics.admitted.name or not self._claims.is_large(record.value or b""):
+            return record
+        claim = await self._claims.leave_request(record.value or b"")
+        return msgspec.structs.replace(record, value=b"", headers=[*record.headers, ("claim", claim.header().encode())])
+
+    async def _outcomes(self, records: Sequence[Record]) -> list[OutgoingRecord]:
         """What comes of each record: one record, or none for a repeated request."""
         rules = {topic: self._rules_of(topic) for topic in {record.topic for record in records}}
         now_s = time.time()
         outgoing = []
-        for record in records:
+        for number, record in enumerate(records, start=1):
+            if number % RECORDS_PER_BREATH == 0:
+                await asyncio.sleep(0)
             if record.topic == self._topics.admitted.name:
                 found = self._forwarded(record)
             else:
                 found = self._judged(record, rules[record.topic], now_s)
             if found is not None:
-                outgoing.append(found)
+                outgoing.append(await self._lightened(found))
         return outgoing
 
     def _judged(self, record: Record, rules: IntakeRules, now_s: float) -> OutgoingRecord:

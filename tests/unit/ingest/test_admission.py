@@ -13,13 +13,16 @@ from services.ingest.admission.group_log import TakeOver
 from services.ingest.admission.intake_record import IntakeRules
 from services.ingest.admission.settings import IntakeBlock
 from services.ingest.limits import Limits, TenantLimits
+from shared.claim_store import ClaimStore
 from shared.errors import UnavailableError
 from shared.lifecycle import Stop, StopReason
+from shared.object_store import ObjectStore
 from shared.publisher import OutgoingRecord
 from shared.record_headers import read_request_headers
 from shared.settings import KafkaSettings, TelemetrySettings
 from shared.telemetry import Telemetry
 from shared.topics import Topics
+from tests.fakes import MemoryObjectStore
 
 TOPICS = Topics(KafkaSettings(intake_partitions=2, request_partitions=3))
 RULES = IntakeRules(
@@ -99,6 +102,13 @@ def line(custom_id: str, **body: Any) -> bytes:
     ).encode()
 
 
+STORE = MemoryObjectStore()
+
+
+async def store_of() -> ObjectStore:
+    return STORE
+
+
 async def admit(world: World, records: Sequence[Rec], limits: Limits | None = None) -> World:
     world.waiting = list(records)
     admission = Admission(
@@ -108,6 +118,7 @@ async def admit(world: World, records: Sequence[Rec], limits: Limits | None = No
         limits=TenantLimits(limits or Limits(), {}),
         new_log=world.new_log,
         new_reader=lambda: pytest.fail("there is nothing to read back"),
+        claims=ClaimStore(store_of, 20_000),
         publisher=world,  # type: ignore[arg-type]
         telemetry=Telemetry("test", TelemetrySettings()),
     )

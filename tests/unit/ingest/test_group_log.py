@@ -70,7 +70,7 @@ class Subject:
         self.log = GroupLog(
             settings=KafkaSettings(),
             topics=["t"],
-            new_consumer=self._new_consumer,  # type: ignore[arg-type]
+            new_consumer=self._new_consumer,
             take_over=self._take_over,
         )
 
