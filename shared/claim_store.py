@@ -5,17 +5,13 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from shared.claim_check import PREFIX, REQUEST_DAYS, RESULT_DAYS, Claim, check_claim, claim_key, claim_of, may_go
 from shared.errors import ObjectExists, ObjectNotFound, SetupError, UnavailableError
 from shared.messages import UnreadableRecord
 from shared.object_store import ObjectStore
 
-log = structlog.get_logger(__name__)
-
-# Between tries while the store is away; the last one is followed by UnavailableError.
-BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+# Whoever has to wait for it can do something else instead.
+LEAVE_TIMEOUT_S = 20.0
 
 
 class ClaimStore:
@@ -41,15 +37,11 @@ class ClaimStore:
 
     async def fetch(self, claim: Claim) -> bytes:
         """What was claimed; raises UnreadableRecord when it is not there, UnavailableError."""
-        for pause_s in (*BACKOFF_S, None):
-            try:
-                store = await self._store()
-                return check_claim(claim, await store.read(claim.key, claim.start, claim.size))
-            except ObjectNotFound:
-                raise UnreadableRecord(f"claim: {claim.key} does not exist") from None
-            except UnavailableError as error:
-                await _pause(pause_s, error)
-        raise AssertionError("the last pause raises")
+        store = await self._store()
+        try:
+            return check_claim(claim, await store.read(claim.key, claim.start, claim.size))
+        except ObjectNotFound:
+            raise UnreadableRecord(f"claim: {claim.key} does not exist") from None
 
     async def sweep(self, now_s: float) -> int:
         """Remove what is not needed any more; how many objects."""
@@ -75,19 +67,11 @@ class ClaimStore:
 
     async def _leave(self, value: bytes, days: int) -> Claim:
         key = claim_key(value, time.time(), days)
-        for pause_s in (*BACKOFF_S, None):
-            try:
+        try:
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
                 store = await self._store()
                 with contextlib.suppress(ObjectExists):
                     await store.create(key, value)
-                return claim_of(value, key)
-            except UnavailableError as error:
-                await _pause(pause_s, error)
-        raise AssertionError("the last pause raises")
-
-
-async def _pause(pause_s: float | None, error: UnavailableError) -> None:
-    if pause_s is None:
-        raise error
-    log.warning("store does not answer, trying again", reason=str(error))
-    await asyncio.sleep(pause_s)
+        except TimeoutError as error:
+            raise UnavailableError(f"the store took longer than {LEAVE_TIMEOUT_S:.0f} s") from error
+        return claim_of(value, key)

@@ -4,6 +4,7 @@ Records that cannot be read are parked; those that may have killed two owners ru
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -23,6 +24,7 @@ from services.inference.window import lines_to_fetch, look_ahead
 from shared.claim_check import parse_claim
 from shared.claim_store import ClaimStore
 from shared.dead_letters import UNREADABLE, WORKER_KILLED, dead_letter
+from shared.errors import ObjectStoreError, UnavailableError
 from shared.lifecycle import Stop
 from shared.log_reader import Record
 from shared.messages import UnreadableRecord
@@ -37,6 +39,7 @@ log = structlog.get_logger(__name__)
 POLL_TIMEOUT_MS = 1_000
 # Suspects that the log does not hand out in this time are gone from it.
 SUSPECTS_TIMEOUT_S = 30.0
+STORE_BACKOFF_S = 5.0
 # Bodies that are held, beside what the client has fetched.
 HELD_BYTES_MAX = 64 * 1024 * 1024
 KILLED_MESSAGE = "This request ended the worker's process each time it ran, at last when it ran alone."
@@ -76,13 +79,13 @@ class RequestFeed:
                 await self._in_flight.wait()
                 continue
             records = await self._assigned.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=num_records)
-            async with self._apart:
-                if self._assigned.num_suspects:
+            if self._assigned.num_suspects:
+                async with self._apart:
                     await self._try_suspects(stop, records)
-                    continue
-                if records and self._assigned.is_suspicious:
-                    await self._assigned.commit()
-                await self._submit(records, stop)
+                continue
+            if records and self._assigned.is_suspicious:
+                await self._assigned.commit()
+            await self._submit(records, stop, self._apart)
 
     def _num_to_fetch(self) -> int:
         if self._in_flight.num_bytes > HELD_BYTES_MAX:
@@ -90,17 +93,21 @@ class RequestFeed:
         beside = look_ahead(self._room.window, self._lines_per_second())
         return lines_to_fetch(self._room.window + beside - self._in_flight.of(self._assigned.topic), beside)
 
-    async def _submit(self, records: Sequence[Record], stop: Stop) -> None:
+    async def _submit(
+        self, records: Sequence[Record], stop: Stop, lock: contextlib.AbstractAsyncContextManager[None]
+    ) -> None:
+        """Hand records over under the lock; what is not handed over when the worker stops is delivered again."""
         jobs = list[Job]()
         for record in records:
             if _has_claim(record):  # nobody has counted its bytes yet
-                self._hand_over(jobs)
+                await self._hand_over(jobs, lock)
                 jobs = []
                 await self._until_light(stop)
-            if stop.requested:
-                return  # what is not handed over is delivered again
             try:
-                job = await self._job_of(record)
+                value = await self._value_of(record, stop)
+                if stop.requested:
+                    return
+                job = self._job_of(record, value)
             except UnreadableRecord as error:
                 await self._park(record, str(error))
                 continue
@@ -108,12 +115,26 @@ class RequestFeed:
                 await self._end_condemned(record, job)
             else:
                 jobs.append(job)
-        self._hand_over(jobs)
+        await self._hand_over(jobs, lock)
 
-    def _hand_over(self, jobs: list[Job]) -> None:
+    async def _hand_over(self, jobs: list[Job], lock: contextlib.AbstractAsyncContextManager[None]) -> None:
         if jobs:
-            self._in_flight.add(jobs)
-            self._room.submit(jobs)
+            async with lock:
+                self._in_flight.add(jobs)
+                self._room.submit(jobs)
+
+    async def _value_of(self, record: Record, stop: Stop) -> bytes:
+        """The line, from wherever it is; a store that is away is waited for, nothing when the worker stops first."""
+        claim = dict(record.headers or ()).get("claim") if _has_claim(record) else None
+        if not claim:
+            return record.value or b""
+        while not stop.requested:
+            try:
+                return await self._claims.fetch(parse_claim(claim.decode(errors="replace")))
+            except (UnavailableError, ObjectStoreError) as error:
+                log.warning("large line is fetched later", reason=str(error))
+                await stop.wait(STORE_BACKOFF_S)
+        return b""
 
     async def _until_light(self, stop: Stop) -> None:
         while self._in_flight.num_bytes > HELD_BYTES_MAX and not stop.requested:
@@ -130,7 +151,7 @@ class RequestFeed:
             group, taken = taken[:size], taken[size:]
             if group:
                 await self._assigned.begin_trial(group)
-                await self._submit(group, stop)
+                await self._submit(group, stop, contextlib.nullcontext())
                 await self._until_idle(stop)
                 if not stop.requested:
                     await self._assigned.end_trial()
@@ -157,9 +178,8 @@ class RequestFeed:
         await self._publisher.send(finished_record(self._topics, Done(job, completion)))
         self._assigned.finish(job.tp, job.offset)
 
-    async def _job_of(self, record: Record) -> Job:
+    def _job_of(self, record: Record, value: bytes) -> Job:
         headers = read_request_headers(record.headers)
-        value = await self._claims.fetch(parse_claim(headers.claim)) if headers.claim else record.value or b""
         try:
             line = decode_request_line(value)
         except (msgspec.MsgspecError, RecursionError) as error:

@@ -8,7 +8,7 @@ engine room's.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -24,6 +24,7 @@ from services.inference.job import Done
 from services.inference.request_feed import RequestFeed
 from services.inference.throughput import Throughput
 from shared.claim_store import ClaimStore
+from shared.errors import ObjectStoreError, UnavailableError
 from shared.lifecycle import Deadline, Stop, StopReason
 from shared.log_reader import LogReader
 from shared.messages import CancelHint
@@ -43,7 +44,8 @@ CONTROL_POLL_TIMEOUT_MS = 1000
 # Share of the drain deadline for lines in flight; the rest is for the last publish, commit and close.
 DRAIN_SHARE = 0.7
 DRAIN_POLL_S = 0.05
-# Of an answer to outsiders, who need not have access to the store: what fits into a record stays in it.
+STORE_BACKOFF_S = 5.0
+# What fits into a record.
 INLINE_RESULT_BYTES_MAX = RECORD_BYTES_MAX - 16 * 1024
 PROBE_INTERVAL_S = 5.0
 
@@ -91,6 +93,7 @@ class Worker:
             )
             for each in assigned.values()
         ]
+        self._claiming: set[asyncio.Task[None]] = set()
         self._finished = asyncio.Event()
         self._to_commit = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -103,7 +106,7 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             feeds = {group.create_task(feed.run(stop), name="feed") for feed in self._feeds}
             sides = [
-                group.create_task(self._publish_finished(), name="publish"),
+                group.create_task(self._publish_finished(group), name="publish"),
                 group.create_task(self._commit_regularly(commit_interval_s), name="commit"),
                 group.create_task(self._send_heartbeats(heartbeat_s), name="heartbeat"),
                 group.create_task(self._follow_control(), name="control"),
@@ -117,12 +120,12 @@ class Worker:
             if stop.reason is StopReason.SHUTDOWN:
                 await self._drain(Deadline(drain_timeout_s * DRAIN_SHARE))
             self._room.abandon()
-            for task in sides:
+            for task in [*sides, *self._claiming]:
                 task.cancel()
         if stop.reason is StopReason.SHUTDOWN:
             await self._say_goodbye()
 
-    async def _publish_finished(self) -> None:
+    async def _publish_finished(self, group: asyncio.TaskGroup) -> None:
         pace = Pace(PUBLISH_INTERVAL_S)
         while True:
             await self._finished.wait()
@@ -131,24 +134,42 @@ class Worker:
             done = self._room.take()
             if not done:
                 continue
-            records = [finished_record(self._topics, d, await self._claim(d)) for d in done]
-            await self._publisher.send_all([r for r in records if not is_reply(r)])
-            await self._replies.send_all([r for r in records if is_reply(r)])
-            for d in done:
-                self._by_topic[d.job.tp.topic].finish(d.job.tp, d.job.offset)
-                if d.job.span is not None:
-                    d.job.span.end()
-            self._to_commit.set()
-            self._in_flight.remove([d.job for d in done])
-            self._throughput.note(len(done), time.monotonic(), is_idle=not self._in_flight.total)
+            for large in filter(self._is_large, done):  # nobody waits for the store but they
+                task = group.create_task(self._publish_large(large), name="publish large")
+                self._claiming.add(task)
+                task.add_done_callback(self._claiming.discard)
+            small = [d for d in done if not self._is_large(d)]
+            await self._publish(small, [finished_record(self._topics, d) for d in small])
 
-    async def _claim(self, done: Done) -> str:
-        """Leave a large line in the store; a batch's when it should not be in a record, any when it does not fit."""
-        value = done.completion.value
-        is_too_large = (
-            len(value) > INLINE_RESULT_BYTES_MAX if done.job.headers.is_single else self._claims.is_large(value)
-        )
-        return (await self._claims.leave_result(value)).header() if is_too_large else ""
+    async def _publish(self, done: Sequence[Done], records: Sequence[OutgoingRecord]) -> None:
+        await self._publisher.send_all([r for r in records if not is_reply(r)])
+        await self._replies.send_all([r for r in records if is_reply(r)])
+        for d in done:
+            self._by_topic[d.job.tp.topic].finish(d.job.tp, d.job.offset)
+            if d.job.span is not None:
+                d.job.span.end()
+        self._to_commit.set()
+        self._in_flight.remove([d.job for d in done])
+        self._throughput.note(len(done), time.monotonic(), is_idle=not self._in_flight.total)
+
+    def _is_large(self, done: Done) -> bool:
+        """Outsiders need not have access to the store: of an answer to them what fits into a record stays in it."""
+        value, is_single = done.completion.value, done.job.headers.is_single
+        return len(value) > INLINE_RESULT_BYTES_MAX if is_single else self._claims.is_large(value)
+
+    async def _publish_large(self, done: Done) -> None:
+        """Leave the line in the store first; while that is away, what fits into a record goes there after all."""
+        claim = None
+        while claim is None:
+            try:
+                claim = (await self._claims.leave_result(done.completion.value)).header()
+            except (UnavailableError, ObjectStoreError) as error:
+                log.warning("large line is left later", reason=str(error))
+                if len(done.completion.value) <= INLINE_RESULT_BYTES_MAX:
+                    claim = ""
+                else:
+                    await asyncio.sleep(STORE_BACKOFF_S)
+        await self._publish([done], [finished_record(self._topics, done, claim)])
 
     async def _commit_regularly(self, interval_s: float) -> None:
         """Soon after something was finished; at other times now and then, because a commit may have been refused."""

@@ -24,7 +24,7 @@ from services.ingest.limits import TenantLimits
 from services.ingest.rate_limiter import RateLimiter
 from shared.claim_store import ClaimStore
 from shared.dead_letters import UNREADABLE, dead_letter
-from shared.errors import HeadraceError
+from shared.errors import HeadraceError, UnavailableError
 from shared.lifecycle import Stop
 from shared.log_reader import LogReader, Record
 from shared.messages import UnreadableRecord
@@ -114,7 +114,11 @@ class Admission:
         """An admitted record whose line is in the store if it is large."""
         if record.topic != self._topics.admitted.name or not self._claims.is_large(record.value or b""):
             return record
-        claim = await self._claims.leave_request(record.value or b"")
+        try:
+            claim = await self._claims.leave_request(record.value or b"")
+        except UnavailableError as error:
+            log.warning("large line stays in its record", reason=str(error))
+            return record
         return msgspec.structs.replace(record, value=b"", headers=[*record.headers, ("claim", claim.header().encode())])
 
     async def _outcomes(self, records: Sequence[Record]) -> list[OutgoingRecord]:

@@ -1,10 +1,12 @@
 """Large lines in the store: named after their content, checked when fetched, removed when nobody can want them."""
 
+import asyncio
+
 import pytest
 
 from shared import claim_store
 from shared.claim_check import REQUEST_DAYS, Claim, claim_key, claim_of, may_go, parse_claim
-from shared.claim_store import BACKOFF_S, ClaimStore
+from shared.claim_store import ClaimStore
 from shared.errors import SetupError, UnavailableError
 from shared.messages import UnreadableRecord
 from shared.object_store import ObjectStore
@@ -40,11 +42,6 @@ def claims_in(store: MemoryObjectStore) -> ClaimStore:
         return store
 
     return ClaimStore(opened, inline_bytes_max=3)
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim_store, "BACKOFF_S", (0.0,) * len(BACKOFF_S))
 
 
 async def test_what_was_left_is_fetched_and_leaving_it_twice_is_leaving_it_once() -> None:
@@ -95,15 +92,23 @@ async def test_bytes_that_are_gone_or_others_are_unreadable() -> None:
         await claims.fetch(Claim("k", 0, 3, "0" * 64))
 
 
-async def test_store_that_is_away_is_waited_for_but_not_for_ever() -> None:
-    patient = claims_in(AwayStore(len(BACKOFF_S)))
-    claim = await patient.leave_result(b"value")
-    assert await patient.fetch(claim) == b"value"
+async def test_store_that_is_away_or_slow_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = AwayStore(2)
+    claims = claims_in(store)
 
     with pytest.raises(UnavailableError):
-        await claims_in(AwayStore(100)).leave_result(b"value")
+        await claims.leave_result(b"value")
     with pytest.raises(UnavailableError):
-        await claims_in(AwayStore(100)).fetch(claim)
+        await claims.fetch(claim_of(b"value", "k"))
+    assert await claims.fetch(await claims.leave_result(b"value")) == b"value"
+
+    async def for_ever() -> ObjectStore:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(claim_store, "LEAVE_TIMEOUT_S", 0.01)
+    with pytest.raises(UnavailableError, match="longer than"):
+        await ClaimStore(for_ever, 3).leave_request(b"value")
 
 
 async def test_store_is_opened_when_it_is_needed_and_closed_once() -> None:
@@ -118,6 +123,8 @@ async def test_store_is_opened_when_it_is_needed_and_closed_once() -> None:
     claims = ClaimStore(open_store, 3)
     await claims.close()
     assert opened == []
+    with pytest.raises(UnavailableError):
+        await claims.leave_result(b"value")
     await claims.leave_result(b"value")
     await claims.leave_result(b"other")
     assert len(opened) == 2, "once that failed, and once"
