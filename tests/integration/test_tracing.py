@@ -1,6 +1,7 @@
 """A batch against the real Jaeger: a line's trace has spans of all three services, the batch's trace is another."""
 
 import json
+import secrets
 import time
 import urllib.error
 import urllib.parse
@@ -8,7 +9,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.stack import Stack, chat_lines, submit, wait_for_end
+from shared.settings import KafkaSettings
+from shared.topics import Topics
+from tests.e2e.stack import Stack, chat_line, chat_lines, submit, wait_for_end
+from tests.e2e.test_intake import Headers, Outsider
 from tests.providers import Server
 
 SERVICES = {"headrace-ingest", "headrace-inference", "headrace-collector"}
@@ -21,10 +25,10 @@ def get(jaeger: Server, path: str, **query: str) -> Any:
         return json.loads(answer.read())
 
 
-def spans_of(jaeger: Server, **query: str) -> list[dict[str, Any]]:
+def spans_of(jaeger: Server, path: str = "/api/v3/traces", **query: str) -> list[dict[str, Any]]:
     """Flat spans, each with its service; empty while nothing was found."""
     try:
-        found = get(jaeger, "/api/v3/traces", **query)
+        found = get(jaeger, path, **query)
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return []
@@ -90,3 +94,28 @@ def test_line_trace_joins_the_three_services(jaeger: Server, kafka: Server, data
         (link,) = root["links"]
         control = {s["name"] for s in by_trace[link["traceId"]]}
         assert {"create batch", "validate batch", "finalise batch"} <= control
+
+
+def test_trace_of_a_producer_goes_on_to_its_answer(
+    jaeger: Server, kafka: Server, data_dir: Path, topic_prefix: str
+) -> None:
+    trace_id, parent_id, name = secrets.token_hex(16), secrets.token_hex(8), f"r-{secrets.token_hex(4)}"
+    env = {"HEADRACE_KAFKA__TOPIC_PREFIX": topic_prefix, "HEADRACE_TELEMETRY__SAMPLE_RATIO": "0"}
+    address = "memory" if kafka.provider == "memory" else kafka.address
+    with Stack(data_dir, ["--engine", "echo", "--kafka", address, "--otlp", jaeger.address], env) as stack:
+        outsider = Outsider(stack.stack_file()["kafka"], Topics(KafkaSettings(topic_prefix=topic_prefix)))
+        headers: Headers = [("request-id", name), ("traceparent", f"00-{trace_id}-{parent_id}-01")]
+        outsider.send(chat_line("c", "echo", "x"), headers)
+        outsider.flush()
+        answer = outsider.answers({name})[name]
+
+    assert dict(answer.headers())["traceparent"].decode().split("-")[1] == trace_id
+    wanted = [f"process {topic_prefix}intake", f"process {topic_prefix}requests.echo.interactive", "chat echo"]
+    deadline, by_name = time.monotonic() + FIND_TIMEOUT_S, dict[str, dict[str, Any]]()
+    while not set(wanted) <= set(by_name) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        by_name = {span["name"]: span for span in spans_of(jaeger, f"/api/v3/traces/{trace_id}")}
+    assert set(wanted) <= set(by_name)
+    parents = [by_name[span]["parentSpanId"] for span in wanted]
+    assert parents == [parent_id, *(by_name[span]["spanId"] for span in wanted[:-1])]
+    assert all(attributes_of(by_name[span])["messaging.message.conversation_id"] == name for span in wanted)
