@@ -312,7 +312,7 @@ def test_cancel_takes_running_lines_out_of_the_engine(embedded: OpenAI, embedded
 
 def test_full_engine_drains_inside_the_deadline(embedded: OpenAI, embedded_stack: Stack) -> None:
     long = {"max_tokens": 1_500, "ignore_eos": True, "temperature": 0}
-    lines = [line | {"body": line["body"] | long} for line in chat_lines(40, CHAT)]
+    lines = [line | {"body": line["body"] | long} for line in chat_lines(36, CHAT)]
     worker = embedded_stack.pid("inference-0")
 
     batch = submit(embedded, lines)
@@ -325,4 +325,4 @@ def test_full_engine_drains_inside_the_deadline(embedded: OpenAI, embedded_stack
     assert '"drained"' in log and "did not shut down in time" not in log
     assert_each_line_once(embedded, ended, lines)
     done = result_lines(embedded, ended.output_file_id)
-    assert [entry["response"]["body"]["usage"]["completion_tokens"] for entry in done] == [1_500] * 40
+    assert [entry["response"]["body"]["usage"]["completion_tokens"] for entry in done] == [1_500] * 36

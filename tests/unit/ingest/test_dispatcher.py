@@ -32,7 +32,7 @@ def dispatcher(error: Exception, **given: Any) -> Dispatcher:
     store, nothing, checks = MemoryObjectStore(), Any, Checks()
     store.objects[file_key("f")] = b"{}"
     ports: dict[str, Any] = dict.fromkeys(
-        ("topics", "view", "feed", "ownership", "publisher", "queues", "telemetry"), nothing
+        ("topics", "view", "feed", "ownership", "claims", "publisher", "queues", "telemetry"), nothing
     )
     return Dispatcher(settings=IngestBlock(), checks=checks, store=store, **ports | given)  # type: ignore[arg-type]
 
