@@ -29,8 +29,10 @@ from shared.lifecycle import Stop
 from shared.log_reader import Record
 from shared.messages import UnreadableRecord
 from shared.openai_batch import decode_request_line, prompt_of
-from shared.publisher import Publisher
+from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, read_request_headers
+from shared.replies import Replies
+from shared.result_records import is_reply, result_record
 from shared.telemetry import Telemetry, context_from, messaging_attributes, request_attributes, traceparent_of
 from shared.topics import Topics
 
@@ -55,6 +57,7 @@ class RequestFeed:
         topics: Topics,
         claims: ClaimStore,
         publisher: Publisher,
+        replies: Replies,
         room: EngineRoom,
         telemetry: Telemetry,
         in_flight: InFlight,
@@ -65,6 +68,7 @@ class RequestFeed:
         self._topics = topics
         self._claims = claims
         self._publisher = publisher
+        self._replies = replies
         self._room = room
         self._telemetry = telemetry
         self._in_flight = in_flight
@@ -175,8 +179,11 @@ class RequestFeed:
         )
         completion = unanswered(job.headers, job.custom_id, WORKER_KILLED, KILLED_MESSAGE)
         await self._publisher.send(dead_letter(self._topics, record, WORKER_KILLED, KILLED_MESSAGE))
-        await self._publisher.send(finished_record(self._topics, Done(job, completion)))
+        await self._answer(finished_record(self._topics, Done(job, completion)))
         self._assigned.finish(job.tp, job.offset)
+
+    async def _answer(self, record: OutgoingRecord) -> None:
+        await (self._replies.send_all([record]) if is_reply(record) else self._publisher.send_all([record]))
 
     def _job_of(self, record: Record, value: bytes) -> Job:
         headers = read_request_headers(record.headers)
@@ -215,6 +222,11 @@ class RequestFeed:
             "record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason
         )
         await self._publisher.send(dead_letter(self._topics, record, UNREADABLE, reason))
+        with contextlib.suppress(UnreadableRecord):  # whoever is named in it is told; a batch's line is found missing
+            headers = read_request_headers(record.headers)
+            if headers.is_single:
+                line = unanswered(headers, "", UNREADABLE, reason).value
+                await self._answer(result_record(self._topics, headers, line, UNREADABLE))
         self._assigned.finish(TopicPartition(record.topic, record.partition), record.offset)
 
 

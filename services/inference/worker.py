@@ -85,6 +85,7 @@ class Worker:
                 topics=topics,
                 claims=claims,
                 publisher=publisher,
+                replies=self._replies,
                 room=room,
                 telemetry=telemetry,
                 in_flight=self._in_flight,

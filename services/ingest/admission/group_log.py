@@ -18,6 +18,7 @@ from shared.settings import KafkaSettings
 log = structlog.get_logger(__name__)
 
 REJOIN_BACKOFF_S = 1.0
+REVOKE_COMMIT_TIMEOUT_S = 5.0
 TakeOver = Callable[[Mapping[TopicPartition, int]], Awaitable[None]]
 
 
@@ -57,7 +58,7 @@ class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
             if self._begun != self._epoch:
                 await self._begin()
                 return []
-        except (UnavailableError, *KAFKA_ERRORS) as error:
+        except (UnavailableError, TimeoutError, *KAFKA_ERRORS) as error:
             log.warning("poll failed, joining the group anew", error=repr(error))
             await self.leave()
             await asyncio.sleep(REJOIN_BACKOFF_S)
@@ -78,7 +79,8 @@ class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             await self._consumer.commit(done)
         except KAFKA_ERRORS as error:
-            log.info("commit refused, the records will be delivered again", error=repr(error))
+            log.info("commit refused, it is tried again or the records are delivered again", error=repr(error))
+            self._done = done | self._done
 
     async def leave(self) -> None:
         """Let go of everything; the next poll joins anew. Safe to call twice."""
@@ -90,7 +92,11 @@ class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, _revoked: Collection[TopicPartition]) -> None:
         """The epoch is over. What is under way is not waited for: another instance may do it again."""
-        await self.commit()
+        try:
+            async with asyncio.timeout(REVOKE_COMMIT_TIMEOUT_S):
+                await self.commit()
+        except TimeoutError:
+            log.info("commit before a rebalance took too long")
         self._epoch += 1
         self._stable = False
 
@@ -109,9 +115,10 @@ class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
         assert self._consumer is not None
         consumer, epoch = self._consumer, self._epoch
         assigned = set(consumer.assignment())
-        committed = {tp: await consumer.committed(tp) for tp in assigned}
-        unknown = [tp for tp, offset in committed.items() if offset is None]
-        begins = await consumer.beginning_offsets(unknown) if unknown else {}
+        async with asyncio.timeout(self._settings.request_timeout_s):
+            committed = {tp: await consumer.committed(tp) for tp in assigned}
+            unknown = [tp for tp, offset in committed.items() if offset is None]
+            begins = await consumer.beginning_offsets(unknown) if unknown else {}
         positions = {tp: begins[tp] if offset is None else offset for tp, offset in committed.items()}
         await self._take_over(positions)
         if epoch != self._epoch:
