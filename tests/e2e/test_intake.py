@@ -1,5 +1,6 @@
 """Requests straight from Kafka: from any producer, answered on a topic, and never in silence."""
 
+import asyncio
 import json
 import os
 import secrets
@@ -13,6 +14,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from shared.settings import KafkaSettings
@@ -276,3 +279,39 @@ def test_dead_letters_are_listed_shown_and_sent_again_as_they_were(outsider: Out
     assert {**headers_of(first), at: ""} == {**headers_of(second), at: ""}
     assert len(second.headers()) == len(headers_of(second)), "a header is there twice"
     assert int(headers_of(second)[at]) > int(headers_of(first)[at])
+
+
+async def send_unparsable(bootstrap: str, topic: str, partition: int, num_before: int, value: bytes) -> int:
+    """A batch whose last record has a header name that is not UTF-8, as some clients let one write; its offset."""
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+    await producer.start()
+    try:
+        batch = producer.create_batch()
+        for _ in range(num_before):
+            batch.append(key=None, value=value, timestamp=None)
+        batch.append(key=None, value=b"x", timestamp=None, headers=[("zz", b"1")])
+        data = bytearray(batch._build())
+        at = data.index(b"zz")
+        data[at : at + 2] = b"\xff\xff"
+        data[17:21] = calc_crc32c(bytes(data[21:])).to_bytes(4)
+        batch._buffer = bytes(data)
+        sent = await (await producer.send_batch(batch, topic, partition=partition))
+    finally:
+        await producer.stop()
+    return int(sent.offset) + num_before
+
+
+def test_record_that_no_client_can_parse_costs_one_dead_letter_and_stops_nobody(outsider: Outsider) -> None:
+    before, behind, topic = name_of(), name_of(), outsider.topics.intake.name
+    value = json.dumps(chat_line(before, "echo", "x")).encode()
+
+    offset = asyncio.run(send_unparsable(outsider.bootstrap, topic, 1, 1, value))
+    outsider._producer.produce(topic, json.dumps(chat_line(behind, "echo", "x")).encode(), partition=1)
+    outsider.flush()
+
+    outsider.answers({before, behind})
+    letters = outsider.read(
+        outsider.topics.dlq.name, lambda found: any(headers_of(m)["dlq.offset"] == str(offset) for m in found)
+    )
+    ours = [headers_of(m) for m in letters if headers_of(m)["dlq.offset"] == str(offset)]
+    assert [letter["dlq.error"] for letter in ours if letter["dlq.partition"] == "1"] == ["unreadable"]

@@ -16,7 +16,7 @@ import structlog
 from aiokafka import TopicPartition
 from opentelemetry.trace import SpanKind
 
-from services.ingest.admission.group_log import GroupLog, TakeOver
+from services.ingest.admission.group_log import GroupLog, TakeOver, Unreadable
 from services.ingest.admission.intake_record import Admitted, DeadLetter, IntakeRules, Refused, read_intake
 from services.ingest.admission.seen_requests import SeenRequests
 from services.ingest.admission.settings import IntakeBlock
@@ -121,7 +121,7 @@ class Admission:
             return record
         return msgspec.structs.replace(record, value=b"", headers=[*record.headers, ("claim", claim.header().encode())])
 
-    async def _outcomes(self, records: Sequence[Record]) -> list[OutgoingRecord]:
+    async def _outcomes(self, records: Sequence[Record | Unreadable]) -> list[OutgoingRecord]:
         """What comes of each record: one record, or none for a repeated request."""
         rules = {topic: self._rules_of(topic) for topic in {record.topic for record in records}}
         now_s = time.time()
@@ -129,7 +129,10 @@ class Admission:
         for number, record in enumerate(records, start=1):
             if number % RECORDS_PER_BREATH == 0:
                 await asyncio.sleep(0)
-            if record.topic == self._topics.admitted.name:
+            found: OutgoingRecord | None
+            if isinstance(record, Unreadable):
+                found = dead_letter(self._topics, record.as_record(), UNREADABLE, record.reason)
+            elif record.topic == self._topics.admitted.name:
                 found = self._forwarded(record)
             else:
                 found = self._judged(record, rules[record.topic], now_s)

@@ -2,13 +2,19 @@
 
 Each epoch begins where the group has committed: whatever the client handed out before is thrown away, so a record may
 be seen twice and none is passed over. Any error of the client means that its positions are wrong: join anew.
+
+Anybody may have written these records, and the client cannot read all that a broker takes: a header whose name is not
+UTF-8 ends its parsing of a batch. Partitions are then read one by one and record by record until the one is found that
+cannot be read; it is handed out as such, and passed over.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.structs import ConsumerRecord
 
 from shared.errors import UnavailableError
 from shared.kafka import KAFKA_ERRORS, start_client, stop_client
@@ -18,8 +24,25 @@ from shared.settings import KafkaSettings
 log = structlog.get_logger(__name__)
 
 REJOIN_BACKOFF_S = 1.0
+SETTLE_POLL_S = 0.05
 REVOKE_COMMIT_TIMEOUT_S = 5.0
+# For a record of one partition while one that cannot be read is looked for; longer than a broker holds a fetch.
+CAREFUL_TIMEOUT_MS = 2_000
 TakeOver = Callable[[Mapping[TopicPartition, int]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record of which no more is known than where it is."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+
+    def as_record(self) -> Record:
+        """As a record without content."""
+        return ConsumerRecord(self.topic, self.partition, self.offset, 0, 0, None, None, None, 0, 0, ())
 
 
 class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -44,27 +67,68 @@ class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
         self._stable = False
         self._polled: dict[TopicPartition, int] = {}
         self._done: dict[TopicPartition, int] = {}
+        self._next: dict[TopicPartition, int] = {}
+        # Partitions that are read in turn and record by record, because one of them has a record that cannot be read.
+        self._careful: list[TopicPartition] = []
+        self._is_careful_next = self._is_found = False
         self.joined = False
 
-    async def poll(self, *, timeout_ms: int, max_records: int) -> list[Record]:
+    async def poll(self, *, timeout_ms: int, max_records: int) -> list[Record | Unreadable]:
         """The next records, in order within a partition; none while an epoch begins."""
         try:
             if self._consumer is None:
                 await self._open()
             assert self._consumer is not None
-            polled = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=max_records)
-            if not self._stable:
-                return []
             if self._begun != self._epoch:
-                await self._begin()
+                await (self._begin() if self._stable else asyncio.sleep(SETTLE_POLL_S))
                 return []
+            if self._careful:
+                return await self._poll_carefully()
+            polled = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=max_records)
+            if self._begun != self._epoch:
+                return []  # a rebalance began inside the poll
         except (UnavailableError, TimeoutError, *KAFKA_ERRORS) as error:
             log.warning("poll failed, joining the group anew", error=repr(error))
             await self.leave()
             await asyncio.sleep(REJOIN_BACKOFF_S)
             return []
-        self._polled.update({tp: records[-1].offset + 1 for tp, records in polled.items()})
+        except Exception as error:  # noqa: BLE001 - whatever the parser raises is about a record, not about us
+            log.error("records cannot be parsed, they are read one by one", error=repr(error))
+            await self.leave()
+            self._is_careful_next = True
+            return []
+        return self._handed_out(polled)
+
+    def _handed_out(self, polled: Mapping[TopicPartition, Sequence[Record]]) -> list[Record | Unreadable]:
+        self._note({tp: records[-1].offset + 1 for tp, records in polled.items()})
         return [record for records in polled.values() for record in records]
+
+    def _note(self, positions: Mapping[TopicPartition, int]) -> None:
+        self._polled.update(positions)
+        self._next.update(positions)
+
+    async def _poll_carefully(self) -> list[Record | Unreadable]:
+        """One record of the next partition, or what cannot be read there; behind that all are read as ever."""
+        assert self._consumer is not None
+        tp = self._careful[0]
+        try:
+            polled = await self._consumer.getmany(tp, timeout_ms=CAREFUL_TIMEOUT_MS, max_records=1)
+        except (UnavailableError, *KAFKA_ERRORS):
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            offset = self._next[tp]
+            log.error("record cannot be parsed", topic=tp.topic, partition=tp.partition, offset=offset)
+            self._is_found = True
+            self._note({tp: offset + 1})
+            self._consumer.seek(tp, offset + 1)
+            return [Unreadable(tp.topic, tp.partition, offset, f"the record cannot be parsed: {error!r}")]
+        if self._begun != self._epoch:
+            return []
+        if self._is_found:
+            self._careful, self._is_found = [], False
+        else:  # a partition without records has none that cannot be read
+            self._careful = self._careful[1:] + ([tp] if polled else [])
+        return self._handed_out(polled)
 
     def finish(self) -> None:
         """All that was handed out is done with."""
@@ -126,4 +190,7 @@ class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
         for tp in assigned & set(consumer.assignment()):
             consumer.seek(tp, positions[tp])
         self._polled, self._done, self._begun = {}, {}, epoch
+        self._next = dict(positions)
+        self._careful = sorted(assigned) if self._is_careful_next else []
+        self._is_careful_next = self._is_found = False
         self.joined = True

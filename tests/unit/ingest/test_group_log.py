@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaError
 
 from services.ingest.admission import group_log
-from services.ingest.admission.group_log import GroupLog
+from services.ingest.admission.group_log import GroupLog, Unreadable
 from shared.settings import KafkaSettings
 
 TP = TopicPartition("t", 0)
@@ -23,6 +23,7 @@ class FakeConsumer:
         self.commits: list[int] = []
         self.on_poll: list[Any] = []
         self.refuse = self.stopped = False
+        self.poison: set[int] = set()
 
     def subscribe(self, topics: list[str], listener: Any) -> None:
         assert topics == ["t"] and isinstance(listener, GroupLog)
@@ -33,12 +34,14 @@ class FakeConsumer:
     async def stop(self) -> None:
         self.stopped = True
 
-    async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
-        assert timeout_ms >= 0
+    async def getmany(self, *tps: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
+        assert timeout_ms >= 0 and set(tps) <= {TP}
         for act in self.on_poll:
             await act()
         self.on_poll.clear()
         offsets = range(self.position, min(100, self.position + max_records))
+        if self.poison & set(offsets):
+            raise UnicodeDecodeError("utf-8", b"", 0, 1, "invalid start byte")
         self.position = offsets.stop
         records = [SimpleNamespace(topic="t", partition=0, offset=offset) for offset in offsets]
         return {TP: records} if records else {}
@@ -66,6 +69,7 @@ class Subject:
 
     def __init__(self) -> None:
         self.consumers: list[FakeConsumer] = []
+        self.poison: set[int] = set()
         self.taken_over: list[Mapping[TopicPartition, int]] = []
         self.log = GroupLog(
             settings=KafkaSettings(),
@@ -78,6 +82,7 @@ class Subject:
         before = self.consumers[-1].commits if self.consumers else []
         self.consumers.append(FakeConsumer())
         self.consumers[-1].commits = list(before)
+        self.consumers[-1].poison = self.poison
         return self.consumers[-1]
 
     async def _take_over(self, positions: Mapping[TopicPartition, int]) -> None:
@@ -133,6 +138,7 @@ async def test_records_of_a_poll_during_which_a_rebalance_ended_are_thrown_away(
     subject.consumers[0].on_poll.append(subject.rebalance)
 
     assert await subject.poll() == []
+    assert await subject.poll() == [], "the new epoch begins"
     assert await subject.poll() == [5, 6, 7]
 
 
@@ -172,6 +178,26 @@ async def test_refused_commit_is_no_error(subject: Subject) -> None:
     subject.consumers[0].refuse = True
 
     await subject.log.commit()
+    subject.consumers[0].refuse = False
+    await subject.log.commit()
+    assert subject.consumers[0].commits == [8], "tried again"
     await subject.log.leave()
     await subject.log.leave()
     assert subject.consumers[0].stopped
+
+
+async def test_record_that_cannot_be_parsed_is_found_handed_out_and_passed_over(subject: Subject) -> None:
+    subject.poison |= {7, 8}
+    assert await subject.poll() == []
+    subject.consumers[0].poison = subject.poison
+    assert await subject.poll() == [], "nobody knows yet which record it is"
+    assert await subject.poll() == []
+    await subject.log.on_partitions_assigned([TP])
+    assert await subject.poll() == []
+
+    found = [await subject.log.poll(timeout_ms=0, max_records=3) for _ in range(6)]
+    assert [[record.offset for record in records] for records in found] == [[5], [6], [7], [8], [9], [10, 11, 12]]
+    assert [isinstance(records[0], Unreadable) for records in found] == [False, False, True, True, False, False]
+    subject.log.finish()
+    await subject.log.commit()
+    assert subject.consumers[-1].commits == [13]
