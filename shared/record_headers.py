@@ -53,7 +53,8 @@ class CompletionHeaders(msgspec.Struct, frozen=True, kw_only=True):
     """Headers of a record on `completions`.
 
     `kind` is `line` (the value is a finished output or error line), or `cancel` or `deadline` (no value:
-    what lies before it in the partition is in the files, what lies after is not; `shard` says which shard ends).
+    what lies before it in the partition is in the files, what lies after is not; `shard` says which shard ends), or
+    `sealed`: the batch, which could have had `total` lines, has `sealed_total` in the end.
     """
 
     kind: str
@@ -61,6 +62,7 @@ class CompletionHeaders(msgspec.Struct, frozen=True, kw_only=True):
     line: int = 0
     shard: int = 0
     total: int
+    sealed_total: int = 0
     succeeded: bool = False
     usage: Usage = Usage()
     # Of a line that failed: the error's code, or what stands for it.
@@ -144,6 +146,8 @@ def completion_headers(h: CompletionHeaders) -> list[Header]:
     headers = [("kind", h.kind.encode()), ("batch", h.batch_id.encode()), ("total", b"%d" % h.total)]
     if h.kind != "line":
         headers.append(("shard", b"%d" % h.shard))
+        if h.kind == "sealed":
+            headers.append(("sealed", b"%d" % h.sealed_total))
     else:
         u = h.usage
         headers.append(("line", b"%d" % h.line))
@@ -164,7 +168,7 @@ def read_completion_headers(headers: Iterable[Header]) -> CompletionHeaders:
     found = dict(headers or ())
     try:
         kind = found["kind"].decode()
-        if kind not in ("line", "cancel", "deadline"):
+        if kind not in ("line", "cancel", "deadline", "sealed"):
             raise ValueError(f"kind {kind!r}")
         batch, total = found["batch"].decode(), int(found["total"])
         if not 0 <= total <= LINES_MAX:
@@ -174,7 +178,12 @@ def read_completion_headers(headers: Iterable[Header]) -> CompletionHeaders:
             shard = int(found.get("shard", b"0"))
             if not 0 <= shard < num_shards(total):
                 raise ValueError(f"shard {shard} of {total} lines")
-            return CompletionHeaders(kind=kind, batch_id=batch, shard=shard, total=total, traceparent=traceparent)
+            sealed = int(found["sealed"]) if kind == "sealed" else 0
+            if not 0 <= sealed <= total:
+                raise ValueError(f"sealed with {sealed} of {total} lines")
+            return CompletionHeaders(
+                kind=kind, batch_id=batch, shard=shard, total=total, sealed_total=sealed, traceparent=traceparent
+            )
         line = int(found["line"])
         if not 0 <= line < total:
             raise ValueError(f"line {line} of {total}")

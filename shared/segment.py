@@ -2,9 +2,9 @@
 
     lines, each with its newline │ entries, 21 bytes each │ footer, JSON │ entry bytes u32 │ footer bytes u32 │ magic
 
-An entry is (shard index u32, line u32, kind u8, position u64, length u32), little-endian, in log order. Cancel and
-deadline records are entries too, so that the chain alone rebuilds the ledger. The footer names the SHA-256 of the
-segment before, which makes the chain tamper-evident.
+An entry is (shard index u32, line u32, kind u8, position u64, length u32), little-endian, in log order. Cancel,
+deadline and sealed records are entries too, so that the chain alone rebuilds the ledger. The footer names the SHA-256
+of the segment before, which makes the chain tamper-evident.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 _ENTRY = struct.Struct("<IIBQI")
 _TRAILER = struct.Struct("<II8s")
 TRAILER_BYTES = _TRAILER.size
-_KINDS = ("failed", "completed", "cancel", "deadline")
+_KINDS = ("failed", "completed", "cancel", "deadline", "sealed")
 
 
 class CorruptSegment(ValueError):
@@ -57,7 +57,8 @@ class Footer(msgspec.Struct, frozen=True):
 class Entry(NamedTuple):
     """A kept record; `position` and `length` are those of its line in the segment, newline included.
 
-    `line` of a cancel or deadline record is the first one of the shard that it ends.
+    `line` of a record without a line is the first one of the shard that it is about; `position` of a sealed one is the
+    number of lines that the batch has in the end.
     """
 
     batch_id: str
@@ -70,18 +71,19 @@ class Entry(NamedTuple):
     def as_completion(self) -> CompletionHeaders:
         """The record as the ledger saw it, without its tokens, which the footer sums per batch."""
         return CompletionHeaders(
-            kind=self.kind if self.is_end else "line",
+            kind="line" if self.is_line else self.kind,
             batch_id=self.batch_id,
-            line=0 if self.is_end else self.line,
-            shard=shard_of_line(self.line) if self.is_end else 0,
+            line=self.line if self.is_line else 0,
+            shard=0 if self.is_line else shard_of_line(self.line),
             total=self.total,
+            sealed_total=self.position if self.kind == "sealed" else 0,
             succeeded=self.kind == "completed",
         )
 
     @property
-    def is_end(self) -> bool:
-        """Whether it is a cancel or deadline record."""
-        return self.kind in ("cancel", "deadline")
+    def is_line(self) -> bool:
+        """Whether it is a line, and not a decision about the batch."""
+        return self.kind in ("failed", "completed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +113,11 @@ class SegmentBuilder:
         return len(self._entries)
 
     def add(self, record: CompletionHeaders, value: bytes) -> None:
-        """Append a kept record; `value` is its line, empty for cancel and deadline records."""
+        """Append a kept record; `value` is its line, empty for a record without one."""
         kind = record.kind if record.kind != "line" else _KINDS[record.succeeded]
         line = record.line if record.kind == "line" else record.shard * SHARD_LINES
-        self._entries.append(Entry(record.batch_id, record.total, line, kind, self.num_bytes, len(value)))
+        position = record.sealed_total if record.kind == "sealed" else self.num_bytes
+        self._entries.append(Entry(record.batch_id, record.total, line, kind, position, len(value)))
         shard_id = record.shard_id
         self._usage[shard_id] = self._usage.get(shard_id, Usage()).plus(record.usage)
         self._totals.setdefault(shard_id, record.total)

@@ -48,7 +48,7 @@ class Closing:
         if shard.batch_id in self._told:
             shard.bitmap = bytearray()
             return
-        closed = ClosedShard(shard, index or LineIndex(shard.num_lines), int(time.time()))
+        closed = ClosedShard(shard, index or LineIndex(), int(time.time()))
         tasks.create_task(self._finalise_and_tell(closed), name=f"finalise {shard.batch_id}#{shard.number}")
 
     async def _finalise_and_tell(self, closed: ClosedShard) -> None:

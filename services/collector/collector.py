@@ -220,12 +220,12 @@ class PartitionCollector:
         await reader.commit_gauge({self._tp: segment.footer.next_offset})
 
     def _index(self, key: str, entry: Entry) -> None:
-        if entry.is_end or self._closing.is_told(entry.batch_id):
+        if not entry.is_line or self._closing.is_told(entry.batch_id):
             return
         shard_id = entry.as_completion().shard_id
         index = self._indexes.get(shard_id)
         if index is None:
-            index = self._indexes[shard_id] = LineIndex(self._ledger.shards[shard_id].num_lines)
+            index = self._indexes[shard_id] = LineIndex()
         index.add(key, entry)
 
     def _note_progress(self, segment: Segment) -> None:

@@ -67,7 +67,7 @@ class Finalizer:
         with self._telemetry.tracer.start_as_current_span(
             "finalise batch", context_from(manifest.traceparent), attributes={"headrace.batch.id": batch_id}
         ):
-            if num_shards(closed.shard.total) == 1:
+            if num_shards(closed.shard.batch_total) == 1:
                 return await self._end_small_batch(closed, manifest)
             await self._end_shard(closed, manifest)
             return await self._end_batch(closed, manifest) if closed.shard.number == 0 else None
@@ -98,7 +98,7 @@ class Finalizer:
     async def _end_batch(self, closed: ClosedShard, manifest: BatchCreated) -> BatchClosed:
         """Wait until every shard has its record, then join their files in line order."""
         records: list[ShardClosed] = []
-        for number in range(num_shards(closed.shard.total)):
+        for number in range(num_shards(closed.shard.batch_total)):
             key = shard_key(manifest.id, number, SHARD_RECORD)
             while (record := await read_json(self._store, key, ShardClosed)) is None:
                 await asyncio.sleep(OTHER_SHARDS_POLL_S)
@@ -158,7 +158,7 @@ class Finalizer:
             status=batch_status({record.status for record in shards}),
             finalizing_at=finalizing_at,
             closed_at=closed_at,
-            total=closed.shard.total,
+            total=closed.shard.batch_total,
             completed=sum(record.completed for record in shards),
             failed=sum(record.failed for record in shards),
             not_run=sum(record.not_run for record in shards),

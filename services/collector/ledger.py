@@ -1,8 +1,9 @@
 """Is a completion the first of its line, and when is a batch closed? PURE: records in log order, verdicts out.
 
 One bitmap per batch shard; the first completion of a line wins, whatever its content. A batch closes when its
-bitmap is full, or at a cancel or deadline record: what lies before is in the files, what lies after is not. Every
-replay of the same log gives the same verdicts (invariants V1, V5).
+bitmap is full, or at a cancel or deadline record: what lies before is in the files, what lies after is not. One that
+grows while it runs has room for `total` lines; a sealed record says how many it has in the end, and until then it is
+not full. Every replay of the same log gives the same verdicts (invariants V1, V5).
 """
 
 from dataclasses import dataclass, field
@@ -44,7 +45,11 @@ Verdict = Kept | Closed | Dropped
 
 @dataclass(slots=True)
 class Shard:
-    """Counts and bitmap of one shard of a batch; `total` is the batch's, `num_lines` this shard's."""
+    """Counts and bitmap of one shard of a batch.
+
+    `total` is the batch's as its records say it, `sealed_total` what a sealed record made of it, `num_lines` this
+    shard's.
+    """
 
     batch_id: str
     number: int
@@ -54,12 +59,18 @@ class Shard:
     usage: Usage = field(default_factory=Usage)
     error_codes: dict[str, int] = field(default_factory=dict)
     how_closed: str | None = None
+    sealed_total: int | None = None
     bitmap: bytearray = field(default_factory=bytearray)
 
     @property
     def num_lines(self) -> int:
-        """Lines of this shard."""
-        return lines_of_shard(self.number, self.total)
+        """Lines of this shard, or those that it has room for."""
+        return lines_of_shard(self.number, self.batch_total)
+
+    @property
+    def batch_total(self) -> int:
+        """Lines of the batch, or those that it has room for."""
+        return self.total if self.sealed_total is None else self.sealed_total
 
     @property
     def num_answered(self) -> int:
@@ -93,6 +104,8 @@ class Ledger:
         shard = self._shard(record)
         if shard.how_closed is not None:
             return Dropped("after_close")
+        if record.kind == "sealed":
+            return self._seal(shard, record)
         if record.kind != "line":
             shard.how_closed = _HOW[record.kind]
             return Closed(shard.how_closed)
@@ -109,6 +122,16 @@ class Ledger:
                 add_codes(shard.error_codes, {record.error_code: 1})
         shard.usage = shard.usage.plus(record.usage)
         closes = shard.num_answered == shard.num_lines
+        if closes:
+            shard.how_closed = COMPLETED
+        return Kept(closes)
+
+    @staticmethod
+    def _seal(shard: Shard, record: CompletionHeaders) -> Verdict:
+        if shard.sealed_total is not None or record.total != shard.total:
+            return Dropped("sealed")
+        shard.sealed_total = record.sealed_total
+        closes = shard.num_answered >= shard.num_lines
         if closes:
             shard.how_closed = COMPLETED
         return Kept(closes)

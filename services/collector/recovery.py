@@ -153,17 +153,17 @@ class Recovery:
             completion = entry.as_completion()
             if entry.batch_id not in unfinished:
                 continue
-            value = data[entry.position : entry.position + entry.length]
+            value = data[entry.position : entry.position + entry.length] if entry.is_line else b""
             if completion.succeeded:
                 completion = msgspec.structs.replace(completion, usage=usage_of_line(value))
-            elif not entry.is_end:
+            elif entry.is_line:
                 completion = msgspec.structs.replace(completion, error_code=error_code_of_line(value))
             if isinstance(ledger.apply(completion), Dropped):
                 continue
             key = completion_key(*completion.shard_id)
             headers = completion_headers(completion)
             partition = partition_of(key, topic.partitions)
-            records.append(OutgoingRecord(topic.name, None if entry.is_end else value, partition, key, headers))
+            records.append(OutgoingRecord(topic.name, value if entry.is_line else None, partition, key, headers))
         await self._publisher.send_all(records)
         self._done.num_lines += len(records)
 
@@ -228,4 +228,4 @@ def answered_bits(shards: list[Shard], total: int) -> bytes:
     for shard in shards:
         start = shard.number * SHARD_LINES // 8
         bits[start : start + len(shard.bitmap)] = shard.bitmap
-    return bytes(bits)
+    return bytes(bits[: (total + 7) // 8])

@@ -41,12 +41,10 @@ _MISSING, _FAILED, _COMPLETED = 0, 1, 2
 class LineIndex:
     """Where each line of a batch shard is: segment, position, length and outcome; 17 bytes a line."""
 
-    def __init__(self, num_lines: int) -> None:
+    def __init__(self) -> None:
         self._spans: list[tuple[str, int, int]] = []
-        self._numbers = array("I", bytes(4 * num_lines))
-        self._positions = array("Q", bytes(8 * num_lines))
-        self._lengths = array("I", bytes(4 * num_lines))
-        self._outcomes = bytearray(num_lines)
+        self._numbers, self._positions, self._lengths = array("I"), array("Q"), array("I")
+        self._outcomes = bytearray()
 
     def add(self, segment_key: str, entry: Entry) -> None:
         """Note a line that became durable."""
@@ -55,10 +53,20 @@ class LineIndex:
             self._spans.append((segment_key, entry.position, end))
         self._spans[-1] = (segment_key, self._spans[-1][1], end)
         line = entry.line % SHARD_LINES
+        if line >= len(self._outcomes):
+            self._grow(max(line + 1, min(SHARD_LINES, 2 * len(self._outcomes))))
         self._numbers[line] = len(self._spans) - 1
         self._positions[line] = entry.position
         self._lengths[line] = entry.length
         self._outcomes[line] = _COMPLETED if entry.kind == "completed" else _FAILED
+
+    def _grow(self, num_lines: int) -> None:
+        """Room for so many lines: a batch that grows while it runs says how many it may have, not how many it will."""
+        more = num_lines - len(self._outcomes)
+        self._numbers.frombytes(bytes(self._numbers.itemsize * more))
+        self._positions.frombytes(bytes(self._positions.itemsize * more))
+        self._lengths.frombytes(bytes(self._lengths.itemsize * more))
+        self._outcomes.extend(bytes(more))
 
     def span(self, number: int) -> tuple[str, int, int]:
         """Segment `number`'s key, and the first and last byte (exclusive) that this shard has in it."""
@@ -76,7 +84,8 @@ class LineIndex:
 
     def outcome(self, line: int) -> int:
         """Whether a line (0-based, in the batch) is missing, failed or completed."""
-        return self._outcomes[line % SHARD_LINES]
+        index = line % SHARD_LINES
+        return self._outcomes[index] if index < len(self._outcomes) else _MISSING
 
     def place(self, line: int) -> tuple[int, int, int]:
         """Segment number, position and length of a line (0-based, in the batch)."""

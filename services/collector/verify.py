@@ -163,7 +163,7 @@ class Verifier:
         expected = {kind: hashlib.sha256() for kind in KINDS}
         shards = [fold.ledger.shards[manifest.id, number] for number in range(num_shards(final.total))]
         for shard in shards:
-            index = fold.indexes.get((manifest.id, shard.number), LineIndex(shard.num_lines))
+            index = fold.indexes.get((manifest.id, shard.number), LineIndex())
             with tempfile.TemporaryDirectory(prefix="headrace-", dir=self._scratch_dir) as scratch:
                 files = await put_together(self._store, manifest, shard, index, Path(scratch))
                 for kind in KINDS:
@@ -221,9 +221,9 @@ def _fold_segment(segment: ChainedSegment, batch_id: str, fold: Folded, report: 
         completion = entry.as_completion()
         if isinstance(verdict := fold.ledger.apply(completion), Dropped):
             report.problems.append(f"{segment.key}: {entry} was kept, but is {verdict.reason}")
-        elif not entry.is_end:
+        elif entry.is_line:
             shard = fold.ledger.shards[completion.shard_id]
-            fold.indexes.setdefault(completion.shard_id, LineIndex(shard.num_lines)).add(segment.key, entry)
+            fold.indexes.setdefault(completion.shard_id, LineIndex()).add(segment.key, entry)
     for batch in segment.footer.batches:
         if batch.id == batch_id:
             shard = fold.ledger.shards[batch.id, batch.shard]

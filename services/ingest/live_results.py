@@ -153,26 +153,31 @@ class _Reading:
         self.next_offset: int | None = None
         self._num_lines = 0
         self._is_ended = False
+        self._sealed_total: int | None = None
 
     def pick(self, entries: tuple[Entry, ...]) -> Iterator[Entry]:
         """The lines of the current shard among the entries of its next segment."""
         for entry in entries:
             if entry.batch_id != self._batch_id or shard_of_line(entry.line) != self.shard:
                 continue
-            if entry.is_end:
-                self._is_ended = True
-            else:
+            if entry.kind == "sealed":
+                self._sealed_total = entry.position
+            elif entry.is_line:
                 self._num_lines += 1
                 yield entry
+            else:
+                self._is_ended = True
 
     def closes(self, total: int) -> bool:
         """Whether the current shard has nothing more to come."""
-        return self._is_ended or self._num_lines >= lines_of_shard(self.shard, total)
+        sealed_total = total if self._sealed_total is None else self._sealed_total
+        return self._is_ended or self._num_lines >= lines_of_shard(self.shard, sealed_total)
 
     def next_shard(self) -> None:
         """Go on with the shard after this one."""
         self.shard += 1
         self.next_offset, self._num_lines, self._is_ended = None, 0, False
+        self._sealed_total = None
 
 
 def _first_offset(view: BatchView, shard: int) -> int | None:

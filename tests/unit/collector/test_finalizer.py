@@ -36,7 +36,7 @@ async def closed_batch(store: MemoryObjectStore, order: list[int], total: int, e
     store.objects[manifest_key("batch_1")] = encode(MANIFEST)
     lines = [{"custom_id": f"c{n}", "method": "POST", "url": "u", "body": {}} for n in range(total)]
     store.objects[file_key("file-in")] = "\n".join(map(json.dumps, lines)).encode()
-    ledger, chain, index = Ledger(), SegmentChain(store, "log", "completions", 0), LineIndex(total)
+    ledger, chain, index = Ledger(), SegmentChain(store, "log", "completions", 0), LineIndex()
     chain.start_at(0)
     records = [
         CompletionHeaders(kind="line", batch_id="batch_1", line=n, total=total, succeeded=n % 2 == 0, usage=Usage(1, 1))

@@ -44,9 +44,9 @@ async def close_shard(store: MemoryObjectStore, number: int, end: str | None = N
     segment = builder.build(len(records))
     key = await chain.append(segment)
     shard = ledger.shards["big", number]
-    index = LineIndex(shard.num_lines)
+    index = LineIndex()
     for entry in segment.entries:
-        if not entry.is_end:
+        if entry.is_line:
             index.add(key, entry)
     return ClosedShard(shard, index, 50 + number)
 

@@ -1,5 +1,6 @@
 """The first completion of a line wins; cancel and deadline decide where they stand in the log."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,3 +111,45 @@ def test_replay_of_what_was_kept_gives_the_same_state(log: list[CompletionHeader
     assert {k: (v.completed, v.failed, v.how_closed, v.bitmap) for k, v in recovered.shards.items()} == {
         k: (v.completed, v.failed, v.how_closed, v.bitmap) for k, v in whole.shards.items()
     }
+
+
+ROOM = 100
+
+
+def grown_line(number: int) -> CompletionHeaders:
+    return CompletionHeaders(kind="line", batch_id="g", line=number, total=ROOM, succeeded=True)
+
+
+def sealed(num_lines: int) -> CompletionHeaders:
+    return CompletionHeaders(kind="sealed", batch_id="g", total=ROOM, sealed_total=num_lines)
+
+
+def test_growing_batch_is_not_full_before_it_is_sealed() -> None:
+    ledger = Ledger()
+    assert [ledger.apply(grown_line(n)) for n in (0, 2, 1)] == [Kept(False)] * 3
+
+    assert ledger.apply(sealed(4)) == Kept(False)
+    assert ledger.apply(sealed(3)) == Dropped("sealed")
+    assert ledger.apply(grown_line(3)) == Kept(True)
+    shard = ledger.shards["g", 0]
+    assert (shard.how_closed, shard.num_lines, shard.batch_total) == ("completed", 4, 4)
+
+
+@pytest.mark.parametrize("num_lines", [0, 2])
+def test_seal_closes_a_batch_that_has_all_its_answers(num_lines: int) -> None:
+    ledger = Ledger()
+    for number in range(num_lines):
+        ledger.apply(grown_line(number))
+
+    assert ledger.apply(sealed(num_lines)) == Kept(True)
+    assert ledger.apply(grown_line(num_lines)) == Dropped("after_close")
+
+
+def test_sealed_batch_can_be_cut_short() -> None:
+    ledger = Ledger()
+    ledger.apply(grown_line(1))
+    ledger.apply(sealed(3))
+
+    cancel = CompletionHeaders(kind="cancel", batch_id="g", total=ROOM)
+    assert ledger.apply(cancel) == Closed("cancelled")
+    assert ledger.shards["g", 0].missing() == [0, 2]
