@@ -21,6 +21,7 @@ from shared.messages import (
     BatchClosed,
     BatchCreated,
     BatchDispatched,
+    BatchReceived,
     Facet,
     LineProblem,
     ShardProgressed,
@@ -110,6 +111,7 @@ class BatchView:
 
     created: BatchCreated
     cancel: BatchCancelRequested | None = None
+    received: BatchReceived | None = None
     dispatch: BatchDispatched | None = None
     progress: dict[str, ShardProgressed] = field(default_factory=dict)
     redriven: dict[str, ShardRedriven] = field(default_factory=dict)
@@ -129,6 +131,17 @@ class BatchView:
         return self.closed is not None or (self.dispatch is not None and self.dispatch.failed_at is not None)
 
     @property
+    def _is_full(self) -> bool:
+        """Every line has its answer, and no more lines can come."""
+        return self.dispatch is not None and not self.dispatch.growing and self.answered >= self.dispatch.total > 0
+
+    @property
+    def num_lines(self) -> int:
+        """Lines that it has, as far as that is known."""
+        dispatched = self.dispatch.total if self.dispatch else 0
+        return max(dispatched, self.received.num_lines) if self.received else dispatched
+
+    @property
     def answered(self) -> int:
         """Lines with a durable completion."""
         return sum(p.completed + p.failed for p in self.progress.values())
@@ -143,7 +156,7 @@ class BatchView:
             yield BatchEvent.CANCEL_REQUESTED
         if self.closed is not None:
             yield BatchEvent(f"closed_{self.closed.status}")
-        elif self.dispatch is not None and self.answered >= self.dispatch.total > 0:
+        elif self._is_full:
             yield BatchEvent.ANSWERED
 
 
@@ -156,6 +169,8 @@ def apply_facet(view: BatchView | None, name: str, facet: Facet) -> BatchView | 
     match facet:
         case BatchCancelRequested():
             return replace(view, cancel=view.cancel or facet)
+        case BatchReceived():
+            return replace(view, received=facet)
         case BatchDispatched():
             return replace(view, dispatch=facet)
         case ShardProgressed():
@@ -222,7 +237,7 @@ def _counts(view: BatchView, failed: bool, counts_sum: bool) -> dict[str, int]:
         return {"total": 0, "completed": 0, "failed": 0}
     shards = view.progress.values()
     completed, errors = sum(p.completed for p in shards), sum(p.failed for p in shards)
-    return {"total": view.dispatch.total, "completed": completed, "failed": errors}
+    return {"total": view.num_lines, "completed": completed, "failed": errors}
 
 
 def _sum_usage(view: BatchView) -> Usage:

@@ -116,6 +116,16 @@ class BatchCreated(Message, frozen=True, kw_only=True, tag="created"):
     traceparent: str | None = None
     input_file: StoredFile | None = None
     retry_of: str | None = None
+    # Of a batch whose lines come one by one: how its producer calls it, the how manieth of that name it is, and how many
+    # lines it may have.
+    name: str | None = None
+    part: int = 0
+    room: int = 0
+
+    @property
+    def grows(self) -> bool:
+        """Whether its lines come one by one, and not as a file."""
+        return self.room > 0
 
 
 class BatchCancelRequested(Message, frozen=True, kw_only=True, tag="cancel"):
@@ -147,6 +157,8 @@ class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
     answered_key: str | None = None
     pools: tuple[str, ...] = ()
     served_by: dict[str, str] = msgspec.field(default_factory=dict)
+    # Lines may still be added; `total` is then how many came so far.
+    growing: bool = False
 
     @property
     def num_dispatched(self) -> int:
@@ -172,6 +184,18 @@ class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
         """The model to whose workers a line goes that names `model`."""
         pools, pool = self.pool_models, self.served_by.get(model, model)
         return pool if pool in pools else pools[0]
+
+
+class BatchReceived(Message, frozen=True, kw_only=True, tag="received"):
+    """Facet `received`: what came so far of a batch that grows, in lines and bytes; readers take the latest.
+
+    `sealed` once nothing more can come. `declared` is how many lines its producer said there are.
+    """
+
+    num_lines: int
+    num_bytes: int
+    sealed: bool = False
+    declared: int | None = None
 
 
 class ShardProgressed(Message, frozen=True, kw_only=True, tag="progress"):
@@ -235,7 +259,15 @@ class BatchClosed(Message, frozen=True, kw_only=True, tag="closed"):
     files: tuple[StoredFile, ...] = ()
 
 
-Facet = BatchCreated | BatchCancelRequested | BatchDispatched | ShardProgressed | ShardRedriven | BatchClosed
+Facet = (
+    BatchCreated
+    | BatchCancelRequested
+    | BatchReceived
+    | BatchDispatched
+    | ShardProgressed
+    | ShardRedriven
+    | BatchClosed
+)
 
 
 class WorkerHeartbeat(Message, frozen=True, kw_only=True):

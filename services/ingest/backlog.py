@@ -14,7 +14,7 @@ def has_backlog(view: BatchView) -> bool:
     """Whether lines of the batch are still to be dispatched."""
     if view.is_terminal or view.cancel is not None:
         return False
-    return view.dispatch is None or view.dispatch.next_line < view.dispatch.total
+    return view.dispatch is None or view.dispatch.next_line < view.num_lines
 
 
 class Backlog:
