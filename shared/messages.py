@@ -116,8 +116,8 @@ class BatchCreated(Message, frozen=True, kw_only=True, tag="created"):
     traceparent: str | None = None
     input_file: StoredFile | None = None
     retry_of: str | None = None
-    # Of a batch whose lines come one by one: how its producer calls it, the how manieth of that name it is, and how many
-    # lines it may have.
+    # Of a batch whose lines come one by one: what its producer calls it, how many of that name came before it, and how
+    # many lines it may have.
     name: str | None = None
     part: int = 0
     room: int = 0
