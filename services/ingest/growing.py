@@ -56,7 +56,9 @@ def destination_of(value: bytes, endpoint: str, pool_of: Callable[[str], str | N
     return Destination(model, pool)
 
 
-def refused_line(topics: Topics, created: BatchCreated, number: int, custom_id: str, problem: BadLine) -> OutgoingRecord:
+def refused_line(
+    topics: Topics, created: BatchCreated, number: int, custom_id: str, problem: BadLine
+) -> OutgoingRecord:
     """The completion of a line that does not run."""
     topic, key = topics.completions, completion_key(created.id, shard_of_line(number))
     value = unanswered_line(
