@@ -19,15 +19,20 @@ from typing import Any, assert_never
 from shared.messages import (
     BatchCancelRequested,
     BatchClosed,
+    BatchCloseRequested,
     BatchCreated,
     BatchDispatched,
     BatchReceived,
+    BatchSealed,
     Facet,
     LineProblem,
     ShardProgressed,
     ShardRedriven,
     Usage,
 )
+
+# Of a batch whose producer counted other lines than came.
+COUNT_MISMATCH_CODE = "count_mismatch"
 
 
 class BatchStatus(StrEnum):
@@ -112,6 +117,8 @@ class BatchView:
     created: BatchCreated
     cancel: BatchCancelRequested | None = None
     received: BatchReceived | None = None
+    close: BatchCloseRequested | None = None
+    sealed: BatchSealed | None = None
     dispatch: BatchDispatched | None = None
     progress: dict[str, ShardProgressed] = field(default_factory=dict)
     redriven: dict[str, ShardRedriven] = field(default_factory=dict)
@@ -138,8 +145,20 @@ class BatchView:
     @property
     def num_lines(self) -> int:
         """Lines that it has, as far as that is known."""
-        dispatched = self.dispatch.total if self.dispatch else 0
-        return max(dispatched, self.received.num_lines) if self.received else dispatched
+        told = (self.dispatch.total if self.dispatch else 0, *(f.num_lines for f in (self.received, self.sealed) if f))
+        return max(told)
+
+    @property
+    def count_problem(self) -> LineProblem | None:
+        """What is to say when other than the declared number of lines came."""
+        growth, declared = self.created.growth, self.close.declared if self.close else None
+        if growth is None or declared is None or self.sealed is None:
+            return None
+        came = growth.lines_before + self.num_lines
+        if came == declared:
+            return None
+        text = f"batch-close said that there are {declared} requests, but {came} came."
+        return LineProblem(code=COUNT_MISMATCH_CODE, message=text, param="count")
 
     @property
     def answered(self) -> int:
@@ -169,8 +188,8 @@ def apply_facet(view: BatchView | None, name: str, facet: Facet) -> BatchView | 
     match facet:
         case BatchCancelRequested():
             return replace(view, cancel=view.cancel or facet)
-        case BatchReceived():
-            return replace(view, received=facet)
+        case BatchReceived() | BatchCloseRequested() | BatchSealed():
+            return _grown(view, facet)
         case BatchDispatched():
             return replace(view, dispatch=facet)
         case ShardProgressed():
@@ -180,6 +199,18 @@ def apply_facet(view: BatchView | None, name: str, facet: Facet) -> BatchView | 
             return replace(view, redriven=view.redriven | {name.partition("/")[2]: facet})
         case BatchClosed():
             return replace(view, closed=view.closed or facet)
+        case _:
+            assert_never(facet)
+
+
+def _grown(view: BatchView, facet: BatchReceived | BatchCloseRequested | BatchSealed) -> BatchView:
+    match facet:
+        case BatchReceived():
+            return replace(view, received=facet)
+        case BatchCloseRequested():
+            return replace(view, close=view.close or facet)
+        case BatchSealed():
+            return replace(view, sealed=facet)
         case _:
             assert_never(facet)
 
@@ -202,7 +233,7 @@ def batch_object(view: BatchView, *, counts_sum: bool = False) -> dict[str, Any]
         "object": "batch",
         "endpoint": created.endpoint,
         "model": dispatch.model if dispatch and not failed else None,
-        "errors": errors_object(dispatch.errors) if dispatch and failed else None,
+        "errors": _errors(view, failed),
         "input_file_id": created.input_file_id,
         "completion_window": created.completion_window,
         "status": str(status),
@@ -221,6 +252,13 @@ def batch_object(view: BatchView, *, counts_sum: bool = False) -> dict[str, Any]
         "usage": _usage(closed.usage if closed else _sum_usage(view)),
         "metadata": created.metadata,
     }
+
+
+def _errors(view: BatchView, failed: bool) -> dict[str, Any] | None:
+    if failed and view.dispatch is not None:
+        return errors_object(view.dispatch.errors)
+    problem = view.count_problem
+    return errors_object((problem,)) if problem else None
 
 
 def _finalizing_at(view: BatchView, status: BatchStatus) -> int | None:

@@ -18,6 +18,23 @@ def batch_id(now_ns: int, entropy: bytes) -> str:
     return f"batch_{seconds & 0xFFFFFFFF:08x}{(rest_ns << 24) // 10**9:06x}{entropy[:9].hex()}"
 
 
+def part_of_topic_batch(first_seen_ns: int, tenant: str, name: str, part: int) -> str:
+    """The id of a part of a batch by topic: whoever creates it names it alike. Times are those of the first part."""
+    entropy = hashlib.sha256(f"{tenant}/{name}/{part}".encode()).digest()
+    return batch_id(first_seen_ns, entropy)
+
+
+def another_part(batch: str, tenant: str, name: str, part: int) -> str:
+    """The id of another part of the batch that `batch` is a part of."""
+    prefix = len("batch_") + 14
+    return batch[:prefix] + part_of_topic_batch(0, tenant, name, part)[prefix:]
+
+
+def input_file_id(batch: str) -> str:
+    """The id of the file that the lines of a batch by topic become."""
+    return file_id(f"{batch}/input".encode())
+
+
 def file_id(entropy: bytes) -> str:
     """`file-` + 22 base-58 characters, a function of at least 16 bytes of entropy."""
     number = int.from_bytes(hashlib.sha256(entropy).digest())

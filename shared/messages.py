@@ -95,8 +95,28 @@ class ApiKey(Message, frozen=True, kw_only=True):
         return self.revoked_at is None and (self.expires_at is None or now_s < self.expires_at)
 
 
+class Growth(msgspec.Struct, frozen=True, kw_only=True):
+    """What is special about a batch whose lines come one by one, through the log.
+
+    Its producer calls it `name`. It may have up to `room` lines; more begin the next part under the same name, as do
+    lines beyond `roll_lines`, or `roll_s` seconds later (0 = no such limit). `lines_before` came in earlier parts.
+    """
+
+    name: str
+    room: int
+    part: int = 0
+    lines_before: int = 0
+    roll_lines: int = 0
+    roll_s: int = 0
+
+    @property
+    def rolls(self) -> bool:
+        """Whether it was asked for that it becomes a row of parts."""
+        return self.roll_lines > 0 or self.roll_s > 0
+
+
 class BatchCreated(Message, frozen=True, kw_only=True, tag="created"):
-    """Facet `created`, and the manifest object in the store. Written once, by the api.
+    """Facet `created`, and the manifest object in the store. Written once, by the api or by admission.
 
     `input_file` repeats the File object, so that the store alone tells what was asked for. `priority` orders a
     tenant's own batches, higher first; `fingerprint` is the hash of what was asked for, which finds repeated calls.
@@ -116,16 +136,12 @@ class BatchCreated(Message, frozen=True, kw_only=True, tag="created"):
     traceparent: str | None = None
     input_file: StoredFile | None = None
     retry_of: str | None = None
-    # Of a batch whose lines come one by one: what its producer calls it, how many of that name came before it, and how
-    # many lines it may have.
-    name: str | None = None
-    part: int = 0
-    room: int = 0
+    # Of a batch whose lines come one by one, and not as a file.
+    growth: Growth | None = None
 
-    @property
-    def grows(self) -> bool:
-        """Whether its lines come one by one, and not as a file."""
-        return self.room > 0
+    def record_total(self, total: int) -> int:
+        """What records about its lines say of how many there are: all, or the most that there can be."""
+        return self.growth.room if self.growth is not None else total
 
 
 class BatchCancelRequested(Message, frozen=True, kw_only=True, tag="cancel"):
@@ -187,14 +203,21 @@ class BatchDispatched(Message, frozen=True, kw_only=True, tag="dispatch"):
 
 
 class BatchReceived(Message, frozen=True, kw_only=True, tag="received"):
-    """Facet `received`: what came so far of a batch that grows, in lines and bytes; readers take the latest.
-
-    `sealed` once nothing more can come. `declared` is how many lines its producer said there are.
-    """
+    """Facet `received`: lines that came so far of a batch that grows; readers take the latest."""
 
     num_lines: int
-    num_bytes: int
-    sealed: bool = False
+
+
+class BatchSealed(Message, frozen=True, kw_only=True, tag="sealed"):
+    """Facet `sealed`: nothing more can come to a batch that grew. Its chain of lines says so too, and decides."""
+
+    num_lines: int
+
+
+class BatchCloseRequested(Message, frozen=True, kw_only=True, tag="close"):
+    """Facet `close`: the producer is done. `declared` is how many lines it says there are, all parts together."""
+
+    closed_at: int
     declared: int | None = None
 
 
@@ -262,7 +285,9 @@ class BatchClosed(Message, frozen=True, kw_only=True, tag="closed"):
 Facet = (
     BatchCreated
     | BatchCancelRequested
+    | BatchCloseRequested
     | BatchReceived
+    | BatchSealed
     | BatchDispatched
     | ShardProgressed
     | ShardRedriven

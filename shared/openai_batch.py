@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-ENDPOINTS = ("/v1/responses", "/v1/chat/completions", "/v1/embeddings", "/v1/completions")
+CHAT_ENDPOINT = "/v1/chat/completions"
+ENDPOINTS = ("/v1/responses", CHAT_ENDPOINT, "/v1/embeddings", "/v1/completions")
 
 EXPIRED_CODE = "batch_expired"
 EXPIRED_MESSAGE = "This request could not be executed before the completion window expired."

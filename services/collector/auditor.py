@@ -62,7 +62,9 @@ class Suspect:
 
     def missing(self, ledger: Ledger) -> list[int]:
         """Dispatched lines without a completion."""
-        shard = ledger.shards.get(self.shard_id) or Ledger.new_shard(self.shard_id, self.dispatch.total)
+        shard = ledger.shards.get(self.shard_id) or Ledger.new_shard(
+            self.shard_id, self.created.record_total(self.dispatch.total)
+        )
         if shard.how_closed is not None:
             return []
         return [line for line in shard.missing() if self.dispatch.is_dispatched(line)]
@@ -116,6 +118,8 @@ class Auditor:
             dispatch = batch.dispatch
             if dispatch is None or batch.created is None or not dispatch.pool_models or dispatch.num_dispatched == 0:
                 continue
+            if dispatch.growing:
+                continue  # its lines are no file yet
             topics = {model: self._topics.requests(model) for model in dispatch.pool_models}
             for number in range(num_shards(dispatch.dispatched_end)):
                 shard = ledger.shards.get((batch_id, number))
@@ -196,7 +200,7 @@ class Auditor:
         headers = RequestHeaders(
             batch_id=created.id,
             line=line.number,
-            total=suspect.dispatch.total,
+            total=created.record_total(suspect.dispatch.total),
             deadline_s=created.expires_at,
             attempt=attempt,
             tenant=created.tenant,
@@ -218,7 +222,11 @@ class Auditor:
             message=LOST_MESSAGE,
         )
         headers = CompletionHeaders(
-            kind="line", batch_id=batch_id, line=line.number, total=suspect.dispatch.total, error_code=LOST_CODE
+            kind="line",
+            batch_id=batch_id,
+            line=line.number,
+            total=suspect.created.record_total(suspect.dispatch.total),
+            error_code=LOST_CODE,
         )
         key = completion_key(batch_id, number)
         return OutgoingRecord(self._tp.topic, value, self._tp.partition, key, completion_headers(headers))

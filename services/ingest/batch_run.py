@@ -1,24 +1,25 @@
-"""How does one batch get from its input file onto the request topic? SHELL: validate, then publish with a cursor."""
+"""How does one batch get from its lines onto the request topic? SHELL: publish, with a cursor."""
 
-import asyncio
 import time
+from collections.abc import Callable
 
 import msgspec
 import structlog
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
-from services.ingest.input_file import InputFile
+from services.ingest.growing import destination_of, refused_line, with_destination
 from services.ingest.line_blocks import LineBlocks, PromptedLine
 from services.ingest.line_source import read_lines
+from services.ingest.line_stream import LineStream
 from services.ingest.placement import PREFIX_BYTES
 from services.ingest.pool_queues import PoolQueues
+from services.ingest.request_line import BadLine
 from shared.batch_state import BatchView
 from shared.claim_check import claim_of
 from shared.claim_store import ClaimStore
-from shared.errors import ObjectExists, ObjectNotFound
-from shared.messages import BatchCreated, BatchDispatched, LineProblem, encode
-from shared.object_store import ObjectStore, file_key, validated_key
+from shared.messages import BatchDispatched, encode
+from shared.object_store import ObjectStore, file_key
 from shared.openai_batch import decode_request_line, model_of_line
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, request_headers
@@ -26,50 +27,6 @@ from shared.telemetry import Telemetry, line_attributes, links_to, messaging_att
 from shared.topics import Topic, Topics, facet_key, partition_of
 
 log = structlog.get_logger(__name__)
-
-# Lines between two breaths of the event loop while a file is validated.
-LINES_PER_TURN = 200
-
-
-async def validate(store: ObjectStore, created: BatchCreated, checked: InputFile) -> BatchDispatched:
-    """One pass over the input file: failed with its problems, or in progress with the number of lines."""
-    now_s = int(time.time())
-    try:
-        if created.input_file is None:  # it never existed, or belongs to another tenant
-            raise ObjectNotFound(created.input_file_id)
-        await check_lines(store, created.input_file_id, checked)
-    except ObjectNotFound:
-        text = f"Cannot find file {created.input_file_id}, or organization {created.tenant} does not have access to it."
-        gone = LineProblem(code="invalid_request", message=text, param="file_id")
-        return BatchDispatched(failed_at=max(now_s, created.created_at), errors=(gone,))
-    now_s = max(int(time.time()), created.created_at)
-    if problems := checked.finish():
-        return BatchDispatched(failed_at=now_s, errors=problems)
-    return BatchDispatched(
-        in_progress_at=now_s,
-        total=checked.num_lines,
-        model=checked.model,
-        pools=checked.pools,
-        served_by=checked.served_by,
-    )
-
-
-async def check_lines(store: ObjectStore, file_id: str, checked: InputFile) -> None:
-    """Stream a file through its validator; raises ObjectNotFound."""
-    async for line in read_lines(store, file_id):
-        checked.check(line)
-        if line.number % LINES_PER_TURN == 0:
-            await asyncio.sleep(0)
-
-
-async def decide_once(store: ObjectStore, batch_id: str, outcome: BatchDispatched) -> BatchDispatched:
-    """Make a batch's validation durable: the first outcome wins, whichever dispatcher found it; returns that one."""
-    key = validated_key(batch_id)
-    try:
-        await store.create(key, encode(outcome))
-    except ObjectExists:
-        return msgspec.json.decode(await store.read(key), type=BatchDispatched)
-    return outcome
 
 
 class BatchRun:
@@ -85,12 +42,15 @@ class BatchRun:
         publisher: Publisher,
         telemetry: Telemetry,
         queues: PoolQueues,
+        pool_of: Callable[[str], str | None],
         like_lines_together: bool,
     ) -> None:
-        assert view.dispatch is not None and view.dispatch.pool_models, "validated batches only"
+        """`pool_of` = the model whose workers serve a model now: of a batch that grows nobody looked before."""
+        assert view.dispatch is not None, "validated batches only"
         self._created = view.created
         self._pools = {model: topics.requests(model) for model in view.dispatch.pool_models}
-        self._batches_topic = topics.batches
+        self._pool_of_model = pool_of
+        self._topics = topics
         self._store = store
         self._claims = claims
         self._publisher = publisher
@@ -102,12 +62,26 @@ class BatchRun:
         self.cursor = view.dispatch
         self._told_at = time.monotonic()
         self._num_told = self.cursor.num_dispatched
-        self._blocks = LineBlocks(
-            read_lines(store, self._created.input_file_id, self.cursor.next_line, self.cursor.next_byte),
-            self.cursor,
-            self._created.endpoint,
-            like_lines_together=like_lines_together,
-        )
+        self._blocks = self._read_on()
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether lines may still be added."""
+        return self.cursor.growing
+
+    def grow(self, total: int) -> None:
+        """There are so many lines now."""
+        if total > self.cursor.total:
+            self.cursor = msgspec.structs.replace(self.cursor, total=total)
+            self._blocks = self._read_on()
+
+    def _read_on(self) -> LineBlocks:
+        at = (self.cursor.next_line, self.cursor.next_byte)
+        if self.is_growing:
+            lines = LineStream(self._store, self._created.id).lines(*at)
+        else:
+            lines = read_lines(self._store, self._created.input_file_id, *at)
+        return LineBlocks(lines, self.cursor, self._created.endpoint, like_lines_together=self._like_lines_together)
 
     @property
     def is_done(self) -> bool:
@@ -138,21 +112,29 @@ class BatchRun:
             await self._load_answered()
         for model in self._pools:
             self._queues.of(model).begin_round(num_lines)
-        is_bounded, records = self._is_bounded, list[OutgoingRecord]()
-        while len(records) < num_lines and (found := await self._blocks.peek()) is not None:
-            if self._was_answered(found.line.number):
-                self._num_skipped += 1
-            elif (record := self._record(found, is_bounded=is_bounded)) is not None:
-                records.append(record)
-            else:
-                break
+        is_bounded, records, refused = self._is_bounded, list[OutgoingRecord](), list[OutgoingRecord]()
+        while len(records) + len(refused) < num_lines and (found := await self._blocks.peek()) is not None:
+            number, value = found.line.number, found.line.value or b""
+            try:
+                if self._was_answered(number):
+                    self._num_skipped += 1
+                elif (record := self._record(found, self._pool_for(value), is_bounded=is_bounded)) is not None:
+                    records.append(await self._lightened(record))
+                else:
+                    break
+            except BadLine as problem:
+                refused.append(refused_line(self._topics, self._created, number, value, problem))
             self._blocks.advance()
+        await self._publisher.send_all(refused)
         written = await self._publisher.send_all(records)
         offsets = dict(self.cursor.highest_offsets)
         for metadata in written:
             partition = f"{metadata.topic}/{metadata.partition}"
             offsets[partition] = max(offsets.get(partition, -1), metadata.offset)
-        self.cursor = self._blocks.cursor(offsets)
+        known = self.cursor
+        self.cursor = msgspec.structs.replace(
+            self._blocks.cursor(offsets), model=known.model, pools=known.pools, served_by=known.served_by
+        )
 
     def is_cursor_due(self, interval_s: float) -> bool:
         """Whether the cursor moved and is to be published: at most once per interval, and at the end."""
@@ -161,7 +143,7 @@ class BatchRun:
 
     async def tell_cursor(self) -> None:
         """Publish the cursor; a restart repeats what lies after it."""
-        await self._publisher.send(dispatch_record(self._batches_topic, self._created.id, self.cursor))
+        await self._publisher.send(dispatch_record(self._topics.batches, self._created.id, self.cursor))
         self._told_at, self._num_told = time.monotonic(), self.cursor.num_dispatched
 
     async def _load_answered(self) -> None:
@@ -176,12 +158,11 @@ class BatchRun:
         bits = self._answered or b""
         return line >> 3 < len(bits) and bool(bits[line >> 3] & (1 << (line & 7)))
 
-    def _record(self, found: PromptedLine, *, is_bounded: bool) -> OutgoingRecord | None:
-        """The line as a record, or None when no queue has room."""
+    def _record(self, found: PromptedLine, model: str, *, is_bounded: bool) -> OutgoingRecord | None:
+        """The line as a record for the workers of a model, or None when no queue has room."""
         number, value = found.line.number, found.line.value
         assert value is not None, "validation refuses lines over the limit"
-        created, model = self._created, self._pool_of(value)
-        topic = self._pools[model]
+        created, topic = self._created, self._pools[model]
         prefix = found.prompt[:PREFIX_BYTES] if self._like_lines_together else b"%d" % number
         partition = self._queues.of(model).place(prefix, is_bounded=is_bounded)
         if partition is None:
@@ -189,17 +170,30 @@ class BatchRun:
         headers = RequestHeaders(
             batch_id=created.id,
             line=number,
-            total=self.cursor.total,
+            total=created.record_total(self.cursor.total),
             deadline_s=created.expires_at,
             tenant=created.tenant,
             traceparent=self._trace(number, value, topic, partition),
         )
-        if self._claims.is_large(value):  # it lies in the store already
+        if self._claims.is_large(value) and created.growth is None:  # it lies in the store already
             claim = claim_of(value, file_key(created.input_file_id), found.line.start)
             headers, value = msgspec.structs.replace(headers, claim=claim.header()), b""
         return OutgoingRecord(topic.name, value, partition, None, request_headers(headers))
 
-    def _pool_of(self, value: bytes) -> str:
+    async def _lightened(self, record: OutgoingRecord) -> OutgoingRecord:
+        """The record of a line that is too large for one and lies nowhere for good."""
+        if self._created.growth is None or not self._claims.is_large(record.value or b""):
+            return record
+        claim = (await self._claims.leave_request(record.value or b"")).header().encode()
+        return msgspec.structs.replace(record, value=b"", headers=[*record.headers, ("claim", claim)])
+
+    def _pool_for(self, value: bytes) -> str:
+        """The model whose workers get a line; raises BadLine."""
+        if self._created.growth is not None:
+            found = destination_of(value, self._created.endpoint, self._pool_of_model)
+            self.cursor = with_destination(self.cursor, found)
+            self._pools.setdefault(found.pool, self._topics.requests(found.pool))
+            return found.pool
         if len(self._pools) == 1:
             return next(iter(self._pools))
         return self.cursor.pool_of(model_of_line(value))

@@ -46,12 +46,12 @@ def next_step(view: BatchView, *, now_s: int, next_line: int, end_recorded: bool
     """Decide. `next_line` is the first line that was not dispatched; `end_recorded` = a short while ago."""
     if view.is_terminal or end_recorded:
         return WAIT
-    if view.created.grows and (view.dispatch is None or view.dispatch.growing):
+    if view.created.growth is not None and (view.dispatch is None or view.dispatch.growing):
         return _growing_step(view, now_s, next_line)
     if view.cancel is not None:
         return RecordEnd("cancel")
     # No lines and not refused: somebody decided to end it before it was validated, and may have died before doing so.
-    was_to_end = view.dispatch is not None and view.dispatch.total == 0 and not view.created.grows
+    was_to_end = view.dispatch is not None and view.dispatch.total == 0 and view.created.growth is None
     if now_s >= view.created.expires_at or was_to_end:
         return RecordEnd("deadline")
     if view.dispatch is None:
@@ -63,7 +63,6 @@ def _growing_step(view: BatchView, now_s: int, next_line: int) -> Step:
     """Whatever ends a batch that grows first decides how many lines it has."""
     if view.dispatch is None:
         return Begin()
-    is_sealed = view.received is not None and view.received.sealed
-    if is_sealed or view.cancel is not None or now_s >= view.created.expires_at:
+    if view.sealed is not None or view.cancel is not None or now_s >= view.created.expires_at:
         return Seal()
     return Dispatch() if next_line < view.num_lines else WAIT

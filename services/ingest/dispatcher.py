@@ -4,30 +4,31 @@ import asyncio
 import math
 import time
 from collections import defaultdict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import assert_never
 
 import structlog
-from opentelemetry.trace import SpanKind
 
-from services.ingest.batch_run import BatchRun, decide_once, dispatch_record, validate
-from services.ingest.batch_step import Dispatch, RecordEnd, Step, Validate, Wait, next_step
-from services.ingest.input_checks import InputChecks
+from services.ingest.batch_run import BatchRun, dispatch_record
+from services.ingest.batch_step import Begin, Dispatch, RecordEnd, Seal, Step, Validate, Wait, next_step
+from services.ingest.model_pools import ModelPools
 from services.ingest.ownership import Ownership
 from services.ingest.pacing import Limits, Runnable, shares, urgency
 from services.ingest.pool_queues import PoolQueues
 from services.ingest.read_model import ReadModel
+from services.ingest.sealing import Sealing
 from services.ingest.settings import IngestBlock
+from services.ingest.validation import Validation, decide_once
 from services.ingest.view_feed import ViewFeed
 from shared.batch_state import BatchView
 from shared.claim_store import ClaimStore
 from shared.errors import HeadraceError, ObjectStoreError
 from shared.lifecycle import Stop
-from shared.messages import BatchCreated, BatchDispatched, CancelHint, LineProblem, encode
+from shared.messages import BatchDispatched, CancelHint, encode
 from shared.object_store import ObjectStore
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import CompletionHeaders, completion_headers
-from shared.telemetry import Telemetry, context_from
+from shared.telemetry import Telemetry
 from shared.topics import Topics, completion_key, num_shards, partition_of
 
 log = structlog.get_logger(__name__)
@@ -49,7 +50,6 @@ class Dispatcher:
         self,
         *,
         settings: IngestBlock,
-        checks: InputChecks,
         topics: Topics,
         view: ReadModel,
         feed: ViewFeed,
@@ -58,10 +58,12 @@ class Dispatcher:
         claims: ClaimStore,
         publisher: Publisher,
         queues: PoolQueues,
+        pools: ModelPools,
+        validation: Validation,
+        sealing: Sealing,
         telemetry: Telemetry,
     ) -> None:
         self._settings = settings
-        self._checks = checks
         self._topics = topics
         self._view = view
         self._feed = feed
@@ -70,9 +72,12 @@ class Dispatcher:
         self._claims = claims
         self._publisher = publisher
         self._queues = queues
+        self._pools = pools
+        self._validation = validation
+        self._sealing = sealing
         self._telemetry = telemetry
-        self._validating: dict[str, asyncio.Task[None]] = {}
-        self._validate_slots = asyncio.Semaphore(settings.validate_concurrency)
+        # What takes longer than a turn: a batch is validated, begun or sealed.
+        self._busy: dict[str, asyncio.Task[None]] = {}
         self._runs: dict[str, BatchRun] = {}
         self._ended: dict[str, float] = {}
         self._stuck: set[str] = set()
@@ -93,7 +98,7 @@ class Dispatcher:
                     continue
                 if not progressed:
                     await self._wait_for_change()
-            for task in self._validating.values():
+            for task in self._busy.values():
                 task.cancel()
         # With the last cursor in the log a restart repeats nothing.
         try:
@@ -103,7 +108,7 @@ class Dispatcher:
 
     async def _wait_for_change(self) -> None:
         try:
-            async with asyncio.timeout(TICK_S if self._runnable or self._validating else IDLE_TICK_S):
+            async with asyncio.timeout(TICK_S if self._runnable or self._busy else IDLE_TICK_S):
                 await self._feed.changed.wait()
         except TimeoutError:
             return
@@ -138,7 +143,11 @@ class Dispatcher:
         batch_id, now_s = view.created.id, int(time.time())
         match self._step(view, now_s):
             case Validate():
-                self._start_validation(view, group)
+                self._start(batch_id, group, self._validation.validate, view)
+            case Begin():
+                self._start(batch_id, group, self._sealing.begin, view)
+            case Seal():
+                self._start(batch_id, group, self._seal, view)
             case RecordEnd() as end:
                 await self._record_end(view, end)
             case Dispatch():
@@ -152,6 +161,8 @@ class Dispatcher:
     def _step(self, view: BatchView, now_s: int) -> Step:
         batch_id = view.created.id
         run = self._runs.get(batch_id)
+        if run is not None and run.is_growing:
+            run.grow(view.num_lines)
         next_line = run.cursor.next_line if run else view.dispatch.next_line if view.dispatch else 0
         return next_step(view, now_s=now_s, next_line=next_line, end_recorded=self._was_ended_lately(batch_id))
 
@@ -165,56 +176,36 @@ class Dispatcher:
         ended_at = self._ended.get(batch_id)
         return ended_at is not None and time.monotonic() - ended_at < END_REPEAT_S
 
-    def _start_validation(self, view: BatchView, group: asyncio.TaskGroup) -> None:
-        batch_id = view.created.id
-        if batch_id not in self._validating:
-            task = group.create_task(self._validate(view), name=f"validate {batch_id}")
-            self._validating[batch_id] = task
-            task.add_done_callback(lambda _: self._validating.pop(batch_id, None))
+    def _start(
+        self,
+        batch_id: str,
+        group: asyncio.TaskGroup,
+        work: Callable[[BatchView], Coroutine[None, None, None]],
+        view: BatchView,
+    ) -> None:
+        if batch_id not in self._busy:
+            task = group.create_task(self._try(work, view), name=f"{work.__name__} {batch_id}")
+            self._busy[batch_id] = task
+            task.add_done_callback(lambda _: self._busy.pop(batch_id, None))
 
-    async def _validate(self, view: BatchView) -> None:
-        created = view.created
+    async def _try(self, work: Callable[[BatchView], Coroutine[None, None, None]], view: BatchView) -> None:
+        """What fails is tried again by a later turn."""
         try:
-            async with self._validate_slots:
-                with self._telemetry.tracer.start_as_current_span(
-                    "validate batch",
-                    context_from(created.traceparent),
-                    SpanKind.INTERNAL,
-                    {"headrace.batch.id": created.id},
-                ):
-                    facet = await self._judge(created)
-                    facet = await decide_once(self._store, created.id, facet)
-            # Not cancelled from here on: a decision that may be in the log must be waited for.
-            written = await asyncio.shield(
-                self._publisher.send(dispatch_record(self._topics.batches, created.id, facet))
-            )
-            await asyncio.shield(self._feed.wait_for(written))
+            await work(view)
         except (HeadraceError, OSError) as error:
-            log.warning("validation is tried again", batch_id=created.id, reason=str(error))
+            log.warning("batch waits", batch_id=view.created.id, step=work.__name__, reason=str(error))
             await asyncio.sleep(FAULT_BACKOFF_S)
-            return
-        outcome = "failed" if facet.failed_at is not None else "in_progress"
-        log.info("batch validated", batch_id=created.id, status=outcome, total=facet.total, problems=len(facet.errors))
 
-    async def _judge(self, created: BatchCreated) -> BatchDispatched:
-        """Validate; a file that our own code cannot stand fails its batch, and not the process for everybody.
-
-        What may pass by itself (a store that is away, a machine without room) is raised, and tried again.
-        """
-        checked = self._checks.input_file(created.endpoint, created.tenant, created.id)
-        try:
-            return await validate(self._store, created, checked)
-        except (HeadraceError, OSError, MemoryError):
-            raise
-        except Exception:
-            log.exception("validation crashed", batch_id=created.id)
-            crashed = LineProblem(code="server_error", message="The input file could not be validated.")
-            return BatchDispatched(failed_at=int(time.time()), errors=(crashed,))
+    async def _seal(self, view: BatchView) -> None:
+        batch_id, run = view.created.id, self._runs.get(view.created.id)
+        assert view.dispatch is not None, "it was begun"
+        await self._sealing.seal(view, run.cursor if run else view.dispatch)
+        self._runs.pop(batch_id, None)
 
     async def _record_end(self, view: BatchView, step: RecordEnd) -> None:
         """Append the record that ends the batch to each shard's partition, and hint at it to the workers."""
         batch_id = view.created.id
-        if batch_id in self._validating:
+        if batch_id in self._busy:
             return  # its outcome decides how many lines were accepted; the next turn sees it
         self._ended[batch_id] = time.monotonic()
         self._runs.pop(batch_id, None)
@@ -230,7 +221,8 @@ class Dispatcher:
             total, records = decided.total, []
             for shard in range(num_shards(total)):
                 key = completion_key(batch_id, shard)
-                headers = CompletionHeaders(kind=step.kind, batch_id=batch_id, shard=shard, total=total)
+                known = view.created.record_total(total)
+                headers = CompletionHeaders(kind=step.kind, batch_id=batch_id, shard=shard, total=known)
                 partition = partition_of(key, topic.partitions)
                 records.append(OutgoingRecord(topic.name, None, partition, key, completion_headers(headers)))
             await self._publisher.send_all(records)
@@ -243,7 +235,8 @@ class Dispatcher:
 
     async def _dispatch_round(self, views: Sequence[BatchView]) -> bool:
         by_id = {view.created.id: view for view in views}
-        await self._queues.refresh({model for view in views if view.dispatch for model in view.dispatch.pool_models})
+        cursors = [self._cursor_of(view) for view in views]
+        await self._queues.refresh({model for cursor in cursors for model in cursor.pool_models})
         candidates: list[Runnable] = []
         tenant_outstanding: dict[str, int] = defaultdict(int)
         for view in views:
@@ -260,14 +253,19 @@ class Dispatcher:
         return bool(round_of_shares)
 
     def _mine(self) -> list[BatchRun]:
-        """Runs whose batches are still ours: the cursor of another one's batch is not ours to tell."""
-        return [run for batch_id, run in self._runs.items() if self._ownership.owns(batch_id)]
+        """Runs whose batches are still ours and are not just being sealed: another one's cursor is not ours to tell."""
+        return [
+            run for batch_id, run in self._runs.items() if self._ownership.owns(batch_id) and batch_id not in self._busy
+        ]
+
+    def _cursor_of(self, view: BatchView) -> BatchDispatched:
+        assert view.dispatch is not None, "validated batches only"
+        run = self._runs.get(view.created.id)
+        return run.cursor if run else view.dispatch
 
     def _candidate(self, view: BatchView) -> Runnable:
-        created, run = view.created, self._runs.get(view.created.id)
-        assert view.dispatch is not None, "validated batches only"
-        cursor = run.cursor if run else view.dispatch
-        remaining = cursor.total - cursor.num_dispatched
+        created, run, cursor = view.created, self._runs.get(view.created.id), self._cursor_of(view)
+        remaining = max(cursor.total, view.num_lines) - cursor.num_dispatched
         if run is not None and run.room is not None:
             remaining = min(remaining, run.room)
         return Runnable(
@@ -297,8 +295,10 @@ class Dispatcher:
                 publisher=self._publisher,
                 telemetry=self._telemetry,
                 queues=self._queues,
+                pool_of=self._pools.pool_of,
                 like_lines_together=self._settings.like_lines_together,
             )
+            run.grow(view.num_lines)
         return run
 
 

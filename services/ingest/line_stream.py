@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from shared.claim_check import REQUEST_BYTES_MAX
-from shared.errors import ObjectExists
+from shared.errors import ObjectExists, ObjectNotFound
 from shared.jsonl import Line, LineReader
 from shared.object_store import ObjectStore
 
@@ -81,19 +81,26 @@ class LineStream:
         return [Chunk(*map(int, name.split("-"))) for name in names]
 
     async def lines(self, first_line: int = 0, first_byte: int = 0) -> AsyncIterator[Line]:
-        """The lines that there are now from `first_line` on, which begins at `first_byte`."""
-        reader = LineReader(REQUEST_BYTES_MAX, first_line, first_byte)
-        chunks = await self.chunks()
-        begins = max((chunk.first_byte for chunk in chunks if chunk.first_byte <= first_byte), default=0)
-        for chunk in chunks:
-            if chunk.first_byte < begins:
-                continue
-            skipped = max(0, first_byte - chunk.first_byte)
-            async for data in self._store.stream(chunk.key(self._batch_id), skipped):
-                for line in reader.feed(data):
-                    yield line
-        for line in reader.finish():
-            yield line
+        """The lines that there are now from `first_line` on, which begins at `first_byte`. Memory: one chunk."""
+        chunk, reader = Chunk(first_line, first_byte), LineReader(REQUEST_BYTES_MAX, first_line, first_byte)
+        data = await self._read(chunk)
+        if data is None:  # it is not where a chunk begins
+            before = [found for found in await self.chunks() if found.first_byte < first_byte]
+            if not before:
+                return
+            chunk = before[-1]
+            data = await self._read(chunk)
+        while data:
+            for line in reader.feed(data[max(0, first_byte - chunk.first_byte) :]):
+                yield line
+            chunk = Chunk(chunk.first_line + data.count(b"\n"), chunk.first_byte + len(data))
+            data = await self._read(chunk)
+
+    async def _read(self, chunk: Chunk) -> bytes | None:
+        try:
+            return await self._store.read(chunk.key(self._batch_id))
+        except ObjectNotFound:
+            return None
 
     async def put_together(self, key: str) -> None:
         """Make all lines one object; no error when that was done before."""
@@ -108,6 +115,6 @@ class LineStream:
             return
 
     async def remove(self) -> None:
-        """Remove the chunks of a batch that has its input file, the end last."""
-        for chunk in await self.chunks():
+        """Remove the chunks of a sealed chain that is a file now; its end stays, so that it stays sealed."""
+        for chunk in (await self.chunks())[:-1]:
             await self._store.delete(chunk.key(self._batch_id))

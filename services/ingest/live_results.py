@@ -106,7 +106,7 @@ class LiveResults:
 
     async def _more(self, view: BatchView, reading: "_Reading", cursor: Cursor) -> AsyncIterator[bytes]:
         """What the segments have gained; a shard is read once the ones before it are closed."""
-        total = view.dispatch.total if view.dispatch else 0
+        total = view.created.record_total(view.dispatch.total if view.dispatch else 0)
         while (view.answered or view.closed) and reading.shard < num_shards(total):
             prefix, begin = self._prefix(view.created.id, reading.shard), reading.next_offset
             if begin is None:

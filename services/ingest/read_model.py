@@ -33,8 +33,10 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT) STRICT;
 CREATE TABLE IF NOT EXISTS positions
   (topic TEXT, partition INTEGER, next INTEGER, PRIMARY KEY (topic, partition)) STRICT;
 CREATE TABLE IF NOT EXISTS facets (batch_id TEXT, facet TEXT, value BLOB, PRIMARY KEY (batch_id, facet)) STRICT;
-CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, created_at INTEGER, tenant TEXT, terminal INTEGER) STRICT;
+CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, created_at INTEGER, tenant TEXT, terminal INTEGER,
+  name TEXT, part INTEGER) STRICT;
 CREATE INDEX IF NOT EXISTS batches_by_age ON batches (created_at DESC, id DESC);
+CREATE INDEX IF NOT EXISTS batches_by_name ON batches (tenant, name, part) WHERE name IS NOT NULL;
 CREATE INDEX IF NOT EXISTS batches_open ON batches (terminal) WHERE terminal = 0;
 CREATE TABLE IF NOT EXISTS files
   (id TEXT PRIMARY KEY, created_ns INTEGER, purpose TEXT, tenant TEXT, ends_at INTEGER, bytes INTEGER, value BLOB)
@@ -44,7 +46,7 @@ CREATE INDEX IF NOT EXISTS files_by_end ON files (ends_at) WHERE ends_at IS NOT 
 CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, value BLOB) STRICT;
 """
 # Another number makes the view anew.
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _file_decoder = msgspec.json.Decoder(StoredFile)
 _key_decoder = msgspec.json.Decoder(ApiKey)
 _heartbeat_decoder = msgspec.json.Decoder(WorkerHeartbeat)
@@ -131,6 +133,12 @@ class ReadModel:
         found = (self.batch(row[0]) for row in self._db.execute(query, (*values, limit)).fetchall())
         return [view for view in found if view is not None]
 
+    def newest_part(self, tenant: str, name: str) -> BatchView | None:
+        """The last part of the batch by topic that its producer calls `name`."""
+        query = "SELECT id FROM batches WHERE tenant = ? AND name = ? ORDER BY part DESC LIMIT 1"
+        row = self._db.execute(query, (tenant, name)).fetchone()
+        return self.batch(row[0]) if row else None
+
     def file(self, file_id: str) -> StoredFile | None:
         """A file by id."""
         row = self._db.execute("SELECT value FROM files WHERE id = ?", (file_id,)).fetchone()
@@ -205,8 +213,10 @@ class ReadModel:
         if view is None:
             return
         if isinstance(facet, BatchCreated):
-            row = (batch_id, facet.created_at, facet.tenant, int(view.is_terminal))
-            self._db.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)", row)
+            growth = facet.growth
+            name_and_part = (growth.name, growth.part) if growth else (None, None)
+            row = (batch_id, facet.created_at, facet.tenant, int(view.is_terminal), *name_and_part)
+            self._db.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?, ?)", row)
         self.backlog.note(view)
         self._touched[batch_id] = None
         if view.is_terminal:

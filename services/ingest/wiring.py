@@ -9,8 +9,10 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from fastapi import APIRouter
 
 from services.ingest.admission.admission import Admission
-from services.ingest.admission.group_log import GroupLog, TakeOver
+from services.ingest.admission.group_log import GroupLog, Held, TakeOver
 from services.ingest.admission.intake_record import IntakeRules
+from services.ingest.admission.stored_parts import StoredParts
+from services.ingest.admission.topic_batches import TopicBatches
 from services.ingest.api.batches import BatchesApi
 from services.ingest.api.files import FilesApi
 from services.ingest.api.gate import Gate
@@ -35,8 +37,10 @@ from services.ingest.pool_queues import PoolQueues
 from services.ingest.quota import Quota
 from services.ingest.rate_limiter import RateLimiter
 from services.ingest.read_model import ReadModel
+from services.ingest.sealing import Sealing
 from services.ingest.settings import IngestSettings
 from services.ingest.uploads import Uploads
+from services.ingest.validation import Validation
 from services.ingest.view_feed import ViewFeed
 from shared.claim_store import ClaimStore
 from shared.kafka import consumer_options
@@ -44,6 +48,7 @@ from shared.log_reader import LogReader
 from shared.object_store import ObjectStore
 from shared.openai_batch import ENDPOINTS
 from shared.publisher import Publisher
+from shared.replies import Replies
 from shared.telemetry import Telemetry
 from shared.topics import RECORD_BYTES_MAX, Topics
 
@@ -154,7 +159,6 @@ def make_dispatcher(s: IngestSettings, topics: Topics, ports: Ports, roles: Role
     """The dispatcher."""
     return Dispatcher(
         settings=s.ingest,
-        checks=roles.checks,
         topics=topics,
         view=ports.view,
         feed=ports.feed,
@@ -163,6 +167,24 @@ def make_dispatcher(s: IngestSettings, topics: Topics, ports: Ports, roles: Role
         claims=ports.claims,
         publisher=ports.publisher,
         queues=ports.queues,
+        pools=roles.pools,
+        validation=Validation(
+            checks=roles.checks,
+            concurrency=s.ingest.validate_concurrency,
+            store=ports.store,
+            topics=topics,
+            publisher=ports.publisher,
+            feed=ports.feed,
+            telemetry=ports.telemetry,
+        ),
+        sealing=Sealing(
+            store=ports.store,
+            topics=topics,
+            publisher=ports.publisher,
+            view=ports.view,
+            feed=ports.feed,
+            keeper=roles.keeper,
+        ),
         telemetry=ports.telemetry,
     )
 
@@ -182,9 +204,21 @@ def make_admission(s: IngestSettings, topics: Topics, ports: Ports, roles: Roles
             partition_assignment_strategy=(StickyPartitionAssignor,),
         )
 
-    def new_log(take_over: TakeOver) -> GroupLog:
-        return GroupLog(settings=kafka, topics=names, new_consumer=new_consumer, take_over=take_over)
+    def new_log(take_over: TakeOver, held: Held) -> GroupLog:
+        return GroupLog(settings=kafka, topics=names, new_consumer=new_consumer, take_over=take_over, held=held)
 
+    batches = TopicBatches(
+        settings=block,
+        window_s=s.ingest.completion_window_s,
+        topics=topics,
+        view=ports.view,
+        feed=ports.feed,
+        parts=StoredParts(ports.store),
+        log_writer=roles.log_writer,
+        quota=roles.quota,
+        replies=Replies(topics, ports.publisher),
+        telemetry=ports.telemetry,
+    )
     return Admission(
         settings=block,
         topics=topics,
@@ -192,6 +226,7 @@ def make_admission(s: IngestSettings, topics: Topics, ports: Ports, roles: Roles
         limits=roles.limits,
         new_log=new_log,
         new_reader=lambda: LogReader(kafka),
+        batches=batches,
         claims=ports.claims,
         publisher=ports.publisher,
         telemetry=ports.telemetry,
@@ -211,4 +246,5 @@ def _rules_of(s: IngestSettings, ports: Ports, roles: Roles, topic: str) -> Inta
         window_s_max=block.completion_window_s_max,
         endpoints=frozenset(ENDPOINTS) | ports.view.endpoints_alive(int(time.time() * 1000), block.worker_silence_s),
         pool_of=roles.pools.pool_of,
+        free_windows=s.contract.windows == "free",
     )

@@ -161,7 +161,7 @@ class Injector:
                 consumer.assign([partition])
                 for message in consumer.consume(20, timeout=3):
                     headers = headers_of(message)
-                    if message.error() or headers.get("kind", b"line") != b"line":
+                    if message.error() or headers.get("kind", b"line") != b"line" or "batch" not in headers:
                         continue
                     # A copied completion is one more, and a copied request is answered once more.
                     self.injected[headers["batch"], headers["line"]] += 1

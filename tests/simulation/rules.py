@@ -8,7 +8,7 @@ import msgspec
 
 from services.collector import audit, auditor, closing, collector, ledger
 from services.inference import offset_tracker, request_feed, suspicion, worker
-from services.ingest import dispatcher
+from services.ingest import dispatcher, validation
 from shared import publisher
 from tests.simulation import object_store, plan, world
 
@@ -109,7 +109,7 @@ def _validate_twice() -> None:
     async def own(_store: Any, _batch_id: str, outcome: Any) -> Any:
         return outcome
 
-    setattr(dispatcher, "decide_once", own)  # noqa: B010 - a name that the module imported
+    setattr(validation, "decide_once", own)  # noqa: B010 - a name that the module imported
 
 
 def _audit_without_fold() -> None:

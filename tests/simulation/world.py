@@ -32,8 +32,11 @@ from services.inference.window import WindowLimits
 from services.inference.worker import Worker
 from services.ingest.dispatcher import Dispatcher
 from services.ingest.input_file import InputFile, LineRules
+from services.ingest.model_pools import ModelPools
 from services.ingest.pool_queues import PoolQueues
+from services.ingest.sealing import Sealing
 from services.ingest.settings import IngestBlock
+from services.ingest.validation import Validation
 from shared.claim_store import ClaimStore
 from shared.errors import HeadraceError
 from shared.lifecycle import Stop
@@ -50,7 +53,7 @@ from tests.simulation.log import Ends, Group, GroupOffsets, Log, Producer, Reade
 from tests.simulation.object_store import Store
 from tests.simulation.plan import make_plan
 from tests.simulation.process import Faults, Killed, Process
-from tests.simulation.stand_ins import MODEL, Follow, Owner, SimulatedEngine
+from tests.simulation.stand_ins import MODEL, Files, Follow, Owner, SimulatedEngine
 
 TELEMETRY = Telemetry("simulation", TelemetrySettings())
 CALM_AFTER_S = 40.0
@@ -248,22 +251,40 @@ class World:
     async def _ingest(self, process: Process) -> None:
         self.owner = process
         follow = Follow(self, process)
+        store, publisher = self.store.of(process), Publisher(Producer(self.log, process))
         dispatcher = Dispatcher(
             settings=IngestBlock(outstanding_lines_per_batch=4, outstanding_lines_per_tenant=6, dispatch_chunk_lines=2),
-            checks=Checks(),  # type: ignore[arg-type]
             topics=TOPICS,
             view=follow,  # type: ignore[arg-type]
             feed=follow,  # type: ignore[arg-type]
             ownership=Owner(self, process),  # type: ignore[arg-type]
-            store=self.store.of(process),
+            store=store,
             claims=self._claims(process),
-            publisher=Publisher(Producer(self.log, process)),
+            publisher=publisher,
             queues=PoolQueues(
                 topics=TOPICS,
                 view=follow,  # type: ignore[arg-type]
                 group_offsets=GroupOffsets(self.log, process),  # type: ignore[arg-type]
                 new_ends=partial(Ends, self.log, process),  # type: ignore[arg-type]
                 worker_silence_s=10,
+            ),
+            pools=ModelPools((MODEL,), follow, 10),  # type: ignore[arg-type]
+            validation=Validation(
+                checks=Checks(),  # type: ignore[arg-type]
+                concurrency=2,
+                store=store,
+                topics=TOPICS,
+                publisher=publisher,
+                feed=follow,  # type: ignore[arg-type]
+                telemetry=TELEMETRY,
+            ),
+            sealing=Sealing(
+                store=store,
+                topics=TOPICS,
+                publisher=publisher,
+                view=follow,  # type: ignore[arg-type]
+                feed=follow,  # type: ignore[arg-type]
+                keeper=Files(),  # type: ignore[arg-type]
             ),
             telemetry=TELEMETRY,
         )

@@ -16,10 +16,13 @@ import structlog
 from aiokafka import TopicPartition
 from opentelemetry.trace import SpanKind
 
-from services.ingest.admission.group_log import GroupLog, TakeOver, Unreadable
-from services.ingest.admission.intake_record import Admitted, DeadLetter, IntakeRules, Refused, read_intake
+from services.ingest.admission.batch_record import EVENT_HEADER, LINE, BatchEvent, read_event
+from services.ingest.admission.group_log import GroupLog, Held, TakeOver, Unreadable
+from services.ingest.admission.intake_headers import DeadLetter
+from services.ingest.admission.intake_record import Admitted, IntakeRules, Refused, read_intake
 from services.ingest.admission.seen_requests import SeenRequests
 from services.ingest.admission.settings import IntakeBlock
+from services.ingest.admission.topic_batches import TopicBatches
 from services.ingest.limits import TenantLimits
 from services.ingest.rate_limiter import RateLimiter
 from shared.claim_store import ClaimStore
@@ -44,6 +47,8 @@ POLL_RECORDS = 1_000
 RECORDS_PER_BREATH = 50
 COMMIT_INTERVAL_S = 0.1
 FAULT_BACKOFF_S = 1.0
+# Between two polls while lines of batches come faster than they are written.
+FULL_WAIT_S = 0.1
 READ_BACK_TIMEOUT_MS = 1_000
 OVER_QUOTA_CODE = "rate_limit_exceeded"
 
@@ -58,18 +63,20 @@ class Admission:
         topics: Topics,
         rules_of: Callable[[str], IntakeRules],
         limits: TenantLimits,
-        new_log: Callable[[TakeOver], GroupLog],
+        new_log: Callable[[TakeOver, Held], GroupLog],
         new_reader: Callable[[], LogReader],
+        batches: TopicBatches,
         claims: ClaimStore,
         publisher: Publisher,
         telemetry: Telemetry,
     ) -> None:
-        """`rules_of` = what holds for a topic's records now; `new_log` makes the group's log from its `take_over`."""
+        """`rules_of` = what holds for a topic's records now; `new_log` makes the group's log, which asks us back."""
         self._settings = settings
         self._topics = topics
         self._rules_of = rules_of
         self._limits = limits
-        self._log = new_log(self._take_over)
+        self._log = new_log(self._take_over, self._held)
+        self._batches = batches
         self._new_reader = new_reader
         self._claims = claims
         self._publisher = publisher
@@ -87,17 +94,28 @@ class Admission:
 
     async def run(self, stop: Stop) -> None:
         """Admit until asked to stop; records in hand are done with before it returns."""
-        try:
-            while not stop.requested:
-                try:
-                    await self._turn()
-                except HeadraceError as error:
-                    log.warning("admission waits", reason=str(error))
-                    await self._log.leave()
-                    await stop.wait(FAULT_BACKOFF_S)
-            await self._log.commit()
-        finally:
-            await self._log.leave()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._batches.run(stop), name="batches by topic")
+            try:
+                await self._admit(stop)
+            finally:
+                await self._log.leave()
+
+    async def _admit(self, stop: Stop) -> None:
+        while not stop.requested:
+            try:
+                await self._turn()
+            except HeadraceError as error:
+                log.warning("admission waits", reason=str(error))
+                await self._log.leave()
+                await stop.wait(FAULT_BACKOFF_S)
+            if self._batches.is_full:
+                await stop.wait(FULL_WAIT_S)
+        await self._log.commit()
+
+    def _held(self) -> Mapping[TopicPartition, int]:
+        name = self._topics.admitted.name
+        return {TopicPartition(name, partition): offset for partition, offset in self._batches.held().items()}
 
     async def _turn(self) -> None:
         records = await self._log.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=POLL_RECORDS)
@@ -111,8 +129,9 @@ class Admission:
             self._committed_at = time.monotonic()
 
     async def _lightened(self, record: OutgoingRecord) -> OutgoingRecord:
-        """An admitted record whose line is in the store if it is large."""
-        if record.topic != self._topics.admitted.name or not self._claims.is_large(record.value or b""):
+        """An admitted request whose line is in the store if it is large; lines of batches go there anyway."""
+        is_request = record.topic == self._topics.admitted.name and record.headers[0][0] != EVENT_HEADER
+        if not is_request or not self._claims.is_large(record.value or b""):
             return record
         try:
             claim = await self._claims.leave_request(record.value or b"")
@@ -150,25 +169,39 @@ class Admission:
             # A record that our own code cannot stand must not stop everybody else's.
             log.exception("record crashed admission", topic=record.topic, offset=record.offset)
             return dead_letter(self._topics, record, UNREADABLE, f"admission failed: {error!r}")
-        if isinstance(decided, Admitted):
-            decided = self._within_quota(decided, now_s)
         match decided:
-            case Refused(headers=headers, custom_id=custom_id, code=code, message=message):
-                line = unanswered_line(answer_id=headers.answer_id, custom_id=custom_id, code=code, message=message)
-                return result_record(self._topics, headers, line, code)
             case Admitted(headers=headers, custom_id=custom_id, pool=pool):
-                return self._admitted(record, headers, custom_id, pool)
+                refusal = self._over_quota(headers, custom_id, now_s)
+                return self._refused(refusal) if refusal else self._admitted(record, headers, custom_id, pool)
+            case BatchEvent():
+                headers = RequestHeaders(
+                    tenant=decided.tenant, request=decided.custom_id or decided.name, deadline_s=int(now_s)
+                )
+                refusal = self._over_quota(headers, headers.request, now_s) if decided.kind == LINE else None
+                return self._refused(refusal) if refusal else self._event(decided)
+            case Refused():
+                return self._refused(decided)
 
-    def _within_quota(self, admitted: Admitted, now_s: float) -> Admitted | Refused:
-        tenant = admitted.headers.tenant
-        per_minute = self._limits.of(tenant).intake_per_minute
+    def _refused(self, refusal: Refused) -> OutgoingRecord:
+        headers, code = refusal.headers, refusal.code
+        line = unanswered_line(
+            answer_id=headers.answer_id, custom_id=refusal.custom_id, code=code, message=refusal.message
+        )
+        return result_record(self._topics, headers, line, code)
+
+    def _over_quota(self, headers: RequestHeaders, custom_id: str, now_s: float) -> Refused | None:
+        per_minute = self._limits.of(headers.tenant).intake_per_minute
         if per_minute is None:
-            return admitted
-        wait_s = self._rates.take(tenant, per_minute, now_s)
+            return None
+        wait_s = self._rates.take(headers.tenant, per_minute, now_s)
         if wait_s is None:
-            return admitted
+            return None
         text = f"Rate limit reached: {per_minute} records a minute. Please try again in {wait_s} s."
-        return Refused(admitted.headers, admitted.custom_id, OVER_QUOTA_CODE, text)
+        return Refused(headers, custom_id, OVER_QUOTA_CODE, text)
+
+    def _event(self, event: BatchEvent) -> OutgoingRecord:
+        topic, key = self._topics.admitted, admitted_key(event.tenant, event.name)
+        return OutgoingRecord(topic.name, event.value, partition_of(key, topic.partitions), key, event.headers())
 
     def _admitted(self, record: Record, headers: RequestHeaders, custom_id: str, pool: str) -> OutgoingRecord:
         topic = self._topics.admitted
@@ -194,10 +227,13 @@ class Admission:
         return headers.with_traceparent(traceparent_of(span))
 
     def _forwarded(self, record: Record) -> OutgoingRecord | None:
-        """The request record of an admitted one, unless it was seen lately."""
+        """The request record of an admitted one, unless it was seen lately or belongs to a batch."""
         try:
+            if (event := read_event(record.headers, record.value)) is not None:
+                self._batches.take(event, record)
+                return None
             headers, pool = read_admitted_headers(record.headers)
-        except UnreadableRecord as error:
+        except (UnreadableRecord, ValueError) as error:
             return dead_letter(self._topics, record, UNREADABLE, str(error))
         if not self._seen[record.partition].is_new(headers.tenant, headers.request, record.timestamp):
             log.debug("request repeated", tenant=headers.tenant, request=headers.request)
@@ -210,6 +246,7 @@ class Admission:
         """Learn which requests the owners before have seen: the records before the offset where this one begins."""
         mine = {tp: offset for tp, offset in positions.items() if tp.topic == self._topics.admitted.name}
         new = {tp.partition: offset for tp, offset in mine.items()}
+        await self._batches.take_over(new)
         block = self._settings
         self._seen = {n: SeenRequests(int(block.window_s * 1000), block.window_requests) for n in new}
         if not any(new.values()):

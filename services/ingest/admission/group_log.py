@@ -29,6 +29,7 @@ REVOKE_COMMIT_TIMEOUT_S = 5.0
 # For a record of one partition while one that cannot be read is looked for; longer than a broker holds a fetch.
 CAREFUL_TIMEOUT_MS = 2_000
 TakeOver = Callable[[Mapping[TopicPartition, int]], Awaitable[None]]
+Held = Callable[[], Mapping[TopicPartition, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +56,25 @@ class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
         topics: Sequence[str],
         new_consumer: Callable[[], AIOKafkaConsumer],
         take_over: TakeOver,
+        held: Held,
     ) -> None:
-        """`take_over` is called with the offsets where each epoch begins, before any record of it is handed out."""
+        """`take_over` is called with the offsets where each epoch begins, before any record of it is handed out.
+
+        `held` says which offsets are not to be committed yet although their records were taken in.
+        """
         self._settings = settings
         self._topics = topics
         self._new_consumer = new_consumer
         self._take_over = take_over
+        self._held = held
         self._consumer: AIOKafkaConsumer | None = None
         self._epoch = 0
         self._begun = -1
         self._stable = False
         self._polled: dict[TopicPartition, int] = {}
+        # The next offsets of what is taken in, and of what is committed.
         self._done: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, int] = {}
         self._next: dict[TopicPartition, int] = {}
         # Partitions that are read in turn and record by record, because one of them has a record that cannot be read.
         self._careful: list[TopicPartition] = []
@@ -131,26 +139,31 @@ class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
         return self._handed_out(polled)
 
     def finish(self) -> None:
-        """All that was handed out is done with."""
+        """All that was handed out is done with, but for what is held."""
         self._done.update(self._polled)
         self._polled.clear()
 
     async def commit(self) -> None:
         """Commit what is done with; what is refused is handed out again, here or elsewhere."""
-        if not self._done or self._consumer is None or not self._stable or self._begun != self._epoch:
+        if self._consumer is None or not self._stable or self._begun != self._epoch:
             return
-        done, self._done = self._done, {}
+        held = self._held()
+        due = {tp: min(offset, held.get(tp, offset)) for tp, offset in self._done.items()}
+        due = {tp: offset for tp, offset in due.items() if offset > self._committed.get(tp, -1)}
+        if not due:
+            return
         try:
-            await self._consumer.commit(done)
+            await self._consumer.commit(due)
         except KAFKA_ERRORS as error:
             log.info("commit refused, it is tried again or the records are delivered again", error=repr(error))
-            self._done = done | self._done
+        else:
+            self._committed |= due
 
     async def leave(self) -> None:
         """Let go of everything; the next poll joins anew. Safe to call twice."""
         consumer, self._consumer, self._stable = self._consumer, None, False
         self._epoch += 1
-        self._polled, self._done = {}, {}
+        self._polled, self._done, self._committed = {}, {}, {}
         if consumer is not None:
             await stop_client(consumer)
 
@@ -189,7 +202,7 @@ class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         for tp in assigned & set(consumer.assignment()):
             consumer.seek(tp, positions[tp])
-        self._polled, self._done, self._begun = {}, {}, epoch
+        self._polled, self._done, self._committed, self._begun = {}, {}, {}, epoch
         self._next = dict(positions)
         self._careful = sorted(assigned) if self._is_careful_next else []
         self._is_careful_next = self._is_found = False

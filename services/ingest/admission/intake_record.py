@@ -4,14 +4,25 @@ The public contract is in `shared/schemas/`. Only the value is needed, one line 
 those of CloudEvents' binary mode among them. What is not known is ignored, except for a schema version.
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
 
+from services.ingest.admission.batch_record import LINE, BatchEvent, batch_name_of, control_event, control_kind
+from services.ingest.admission.intake_headers import (
+    DeadLetter,
+    Found,
+    check_id,
+    control_of,
+    known_headers,
+    tenant_of,
+    traceparent_of,
+)
+from services.ingest.api.batch_request import RequestRules
 from services.ingest.request_line import (
     BadLine,
+    Members,
     body_of,
     check_required,
     custom_id_of,
@@ -22,26 +33,10 @@ from services.ingest.request_line import (
     unknown_model,
     url_of,
 )
-from shared.api_keys import TENANT_NAME
-from shared.dead_letters import TOO_LARGE, UNKNOWN_SCHEMA, UNREADABLE
+from shared.dead_letters import TOO_LARGE, UNREADABLE
 from shared.openai_batch import REQUEST_EXPIRED_CODE, REQUEST_EXPIRED_MESSAGE
 from shared.record_headers import RequestHeaders
 from shared.topics import INTERACTIVE, REQUEST_CLASSES
-
-SCHEMA = "1"
-REQUEST_ID_BYTES_MAX = 512
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_KNOWN_HEADERS = frozenset(
-    {"request-id", "ce_id", "tenant", "deadline-ms", "class", "reply-topic", "schema", "traceparent"}
-)
-
-
-class DeadLetter(ValueError):
-    """Nobody can be answered: `error` is the class of a dead letter's."""
-
-    def __init__(self, error: str, message: str) -> None:
-        super().__init__(message)
-        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +55,7 @@ class IntakeRules:
     window_s_max: int
     endpoints: frozenset[str]
     pool_of: Callable[[str], str | None]
+    free_windows: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +79,25 @@ class Refused:
 
 def read_intake(
     value: bytes | None, headers: Iterable[tuple[str, bytes | None]], rules: IntakeRules, now_s: float
-) -> Admitted | Refused:
+) -> Admitted | Refused | BatchEvent:
     """Decide about one record; raises DeadLetter."""
-    found = _known(headers)
-    if found.get("schema", SCHEMA) != SCHEMA:
-        raise DeadLetter(UNKNOWN_SCHEMA, f"schema {shown(found['schema'])}, this version reads {SCHEMA}")
-    if value is None:
+    found = known_headers(headers)
+    if value is None and control_of(found) is None:
         raise DeadLetter(UNREADABLE, "the record has no value")
-    if len(value) > rules.line_bytes_max:
-        raise DeadLetter(TOO_LARGE, f"{len(value)} bytes, {rules.line_bytes_max} are allowed")
+    if len(value or b"") > rules.line_bytes_max:
+        raise DeadLetter(TOO_LARGE, f"{len(value or b'')} bytes, {rules.line_bytes_max} are allowed")
     try:
-        members = members_of(value)
+        members = members_of(value) if value else {}
+        name = batch_name_of(found, members)
         custom_id = custom_id_of(members) if "custom_id" in members else ""
     except BadLine as problem:
         return _without_a_line(found, problem, rules)
     except msgspec.DecodeError:
         return _without_a_line(found, not_json(), rules)
+    if name is not None:
+        return _about_a_batch(name, custom_id, value or b"", found, members, rules)
+    if control_of(found) is not None:
+        raise DeadLetter(UNREADABLE, f"{control_of(found)} without a batch-id")
     request = _request(found, custom_id, rules, now_s)
     try:
         check_required(members)
@@ -112,49 +111,46 @@ def read_intake(
     return Refused(request, custom_id, refusal.code, refusal.message)
 
 
-def _known(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
-    """The headers that mean something here, as text; the last one of a name counts."""
-    found = {}
-    for name, value in headers:
-        lower = name.lower()
-        if lower in _KNOWN_HEADERS and value:
-            try:
-                found[lower] = value.decode()
-            except UnicodeDecodeError:
-                raise DeadLetter(UNREADABLE, f"the header {lower} is not UTF-8") from None
-    return found
+def _about_a_batch(
+    name: str, custom_id: str, value: bytes, found: Found, members: Members, rules: IntakeRules
+) -> BatchEvent | Refused:
+    tenant = tenant_of(found, rules.tenant, believes_header=rules.believes_tenant_header)
+    kind = control_kind(found, members)
+    if kind is None:
+        if not custom_id:
+            raise DeadLetter(UNREADABLE, "a line of a batch needs a custom_id")
+        return BatchEvent(LINE, tenant, name, custom_id, value)
+    orders = RequestRules(rules.window_s, rules.window_s_max, rules.free_windows, rules.endpoints)
+    try:
+        return control_event(kind, name, tenant, found, members, orders)
+    except BadLine as problem:
+        return Refused(_request(found, name, rules, 0.0), name, problem.code, problem.message)
 
 
-def _without_a_line(found: Mapping[str, str], problem: BadLine, rules: IntakeRules) -> Refused:
+def _without_a_line(found: Found, problem: BadLine, rules: IntakeRules) -> Refused:
     """Who gave an id in a header can be answered even if the value says nothing."""
     if "request-id" not in found and "ce_id" not in found:
         raise DeadLetter(UNREADABLE, problem.message)
     return Refused(_request(found, "", rules, 0.0), "", problem.code, problem.message)
 
 
-def _request(found: Mapping[str, str], custom_id: str, rules: IntakeRules, now_s: float) -> RequestHeaders:
+def _request(found: Found, custom_id: str, rules: IntakeRules, now_s: float) -> RequestHeaders:
     """Whose request it is and where the answer goes, by what can be relied on so far; raises DeadLetter."""
-    name = found.get("request-id") or found.get("ce_id") or custom_id
-    if len(name.encode()) > REQUEST_ID_BYTES_MAX:
-        raise DeadLetter(UNREADABLE, f"the request id is longer than {REQUEST_ID_BYTES_MAX} bytes")
+    name = check_id("request id", found.get("request-id") or found.get("ce_id") or custom_id)
     if not name:
         raise DeadLetter(UNREADABLE, "neither a custom_id nor a header names the request")
-    tenant = found.get("tenant", rules.tenant) if rules.believes_tenant_header else rules.tenant
-    if not TENANT_NAME.fullmatch(tenant):
-        raise DeadLetter(UNREADABLE, f"the tenant {shown(tenant)} is not a name")
     reply_topic = found.get("reply-topic", "")
-    traceparent = found.get("traceparent", "")
     return RequestHeaders(
         request=name,
-        tenant=tenant,
+        tenant=tenant_of(found, rules.tenant, believes_header=rules.believes_tenant_header),
         deadline_s=int(now_s) + rules.window_s,
         reply_topic=reply_topic if reply_topic in rules.reply_topics else "",
         request_class=INTERACTIVE,
-        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else None,
+        traceparent=traceparent_of(found),
     )
 
 
-def _checked(found: Mapping[str, str], request: RequestHeaders, rules: IntakeRules, now_s: float) -> RequestHeaders:
+def _checked(found: Found, request: RequestHeaders, rules: IntakeRules, now_s: float) -> RequestHeaders:
     """The request with what its headers ask for; raises BadLine."""
     reply_topic = found.get("reply-topic", "")
     if reply_topic and reply_topic not in rules.reply_topics:
@@ -174,7 +170,7 @@ def _checked(found: Mapping[str, str], request: RequestHeaders, rules: IntakeRul
     return msgspec.structs.replace(request, request_class=request_class, deadline_s=deadline_s)
 
 
-def _pool(members: Mapping[str, msgspec.Raw], rules: IntakeRules) -> str:
+def _pool(members: Members, rules: IntakeRules) -> str:
     """The model whose workers get the line; raises BadLine."""
     url = url_of(members)
     if url not in rules.endpoints:

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from shared.settings import Block, Seconds
+from shared.topics import SHARD_LINES
 
 
 class IntakeBlock(Block):
@@ -20,6 +21,9 @@ class IntakeBlock(Block):
     # A request that comes again in this time is the same one; only so many are remembered, by partition.
     window_s: Seconds = 3600.0
     window_requests: int = Field(default=50_000, ge=1)
+
+    # Lines of a batch by topic; what comes beyond them is its next part.
+    batch_lines_max: int = Field(default=SHARD_LINES, ge=1, le=SHARD_LINES)
 
     @property
     def users_topics(self) -> tuple[str, ...]:

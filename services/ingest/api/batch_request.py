@@ -1,6 +1,7 @@
 """Which create-batch body is refused, and how? PURE: JSON in, a checked request out; codes as in contract 6.1."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,18 +47,23 @@ def parse_batch_request(body: bytes, rules: RequestRules) -> BatchRequest:
     """Check form and values; raises ApiError."""
     value = parse_json_object(body)
     file_id, endpoint, window = (required_string(value, name) for name in REQUIRED)
-    if endpoint not in ENDPOINTS and not (endpoint in rules.more_endpoints and _PATH.fullmatch(endpoint)):
-        raise invalid_value("endpoint", endpoint, (*ENDPOINTS, *sorted(rules.more_endpoints - set(ENDPOINTS))))
+    check_endpoint(endpoint, rules)
     return BatchRequest(
         input_file_id=file_id,
         endpoint=endpoint,
         completion_window=window,
-        window_s=_window_s(window, rules),
-        metadata=_metadata(value.get("metadata")),
+        window_s=parse_window(window, rules),
+        metadata=parse_metadata(value.get("metadata")),
         output_expires_after_s=parse_expires_after("output_expires_after", value.get("output_expires_after")),
-        priority=_priority(value),
+        priority=parse_priority(value),
         idempotency_key=check_idempotency_key(optional_string(value, "idempotency_key"), "idempotency_key"),
     )
+
+
+def check_endpoint(endpoint: str, rules: RequestRules) -> None:
+    """One of OpenAI's, or one that an engine offers; raises ApiError."""
+    if endpoint not in ENDPOINTS and not (endpoint in rules.more_endpoints and _PATH.fullmatch(endpoint)):
+        raise invalid_value("endpoint", endpoint, (*ENDPOINTS, *sorted(rules.more_endpoints - set(ENDPOINTS))))
 
 
 def check_idempotency_key(key: str | None, param: str) -> str | None:
@@ -68,7 +74,8 @@ def check_idempotency_key(key: str | None, param: str) -> str | None:
     return key
 
 
-def _window_s(window: str, rules: RequestRules) -> int:
+def parse_window(window: str, rules: RequestRules) -> int:
+    """Seconds of a completion window; raises ApiError."""
     if window == OPENAI_WINDOW:
         return rules.window_s
     seconds = window_s(window) if rules.free_windows else None
@@ -81,12 +88,14 @@ def _window_s(window: str, rules: RequestRules) -> int:
     return seconds
 
 
-def _priority(value: dict[str, Any]) -> int:
+def parse_priority(value: Mapping[str, Any]) -> int:
+    """The member `priority`, 0 by default; raises ApiError."""
     priority = value.get("priority")
     return 0 if priority is None else checked_integer("priority", priority, PRIORITY_MIN, PRIORITY_MAX)
 
 
-def _metadata(value: object) -> dict[str, str] | None:
+def parse_metadata(value: object) -> dict[str, str] | None:
+    """Up to 16 pairs of text, or null; raises ApiError."""
     if value is None:
         return None
     if not isinstance(value, dict):

@@ -14,13 +14,13 @@ from services.ingest.api.json_body import optional_string, parse_json_object
 from services.ingest.api.paging import page, parse_descending, parse_limit
 from services.ingest.api.shapes import file_object, validation_object
 from services.ingest.api.upload_form import read_upload
-from services.ingest.batch_run import check_lines
 from services.ingest.file_keeper import FileKeeper
 from services.ingest.input_checks import InputChecks
 from services.ingest.line_source import first_url
 from services.ingest.lookup import Lookup
 from services.ingest.quota import Quota
 from services.ingest.settings import IngestBlock
+from services.ingest.validation import check_lines
 from shared import identifiers
 from shared.errors import ObjectNotFound
 from shared.messages import StoredFile

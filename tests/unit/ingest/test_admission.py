@@ -9,7 +9,8 @@ import pytest
 from aiokafka import TopicPartition
 
 from services.ingest.admission.admission import Admission
-from services.ingest.admission.group_log import TakeOver
+from services.ingest.admission.batch_record import BatchEvent
+from services.ingest.admission.group_log import Held, TakeOver
 from services.ingest.admission.intake_record import IntakeRules
 from services.ingest.admission.settings import IntakeBlock
 from services.ingest.limits import Limits, TenantLimits
@@ -49,6 +50,24 @@ class Rec:
 
 
 @dataclass
+class Batches:
+    """What batches by topic are told."""
+
+    events: list[tuple[BatchEvent, int]] = field(default_factory=list)
+    taken_over: dict[int, int] = field(default_factory=dict)
+    is_full: bool = False
+
+    def take(self, event: BatchEvent, record: Rec) -> None:
+        self.events.append((event, record.partition))
+
+    async def take_over(self, partitions: dict[int, int]) -> None:
+        self.taken_over = partitions
+
+    async def run(self, stop: Stop) -> None:
+        await stop.wait()
+
+
+@dataclass
 class World:
     """What is published to `admitted` comes back, as from the broker."""
 
@@ -59,9 +78,10 @@ class World:
     refusals: int = 0
     stop: Stop = field(default_factory=Stop)
     take_over: TakeOver | None = None
+    batches: Batches = field(default_factory=Batches)
     joined: bool = True
 
-    def new_log(self, take_over: TakeOver) -> Any:
+    def new_log(self, take_over: TakeOver, _held: Held) -> Any:
         self.take_over = take_over
         return self
 
@@ -118,6 +138,7 @@ async def admit(world: World, records: Sequence[Rec], limits: Limits | None = No
         limits=TenantLimits(limits or Limits(), {}),
         new_log=world.new_log,
         new_reader=lambda: pytest.fail("there is nothing to read back"),
+        batches=world.batches,  # type: ignore[arg-type]
         claims=ClaimStore(store_of, 20_000),
         publisher=world,  # type: ignore[arg-type]
         telemetry=Telemetry("test", TelemetrySettings()),

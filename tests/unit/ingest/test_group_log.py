@@ -70,12 +70,14 @@ class Subject:
     def __init__(self) -> None:
         self.consumers: list[FakeConsumer] = []
         self.poison: set[int] = set()
+        self.held: dict[TopicPartition, int] = {}
         self.taken_over: list[Mapping[TopicPartition, int]] = []
         self.log = GroupLog(
             settings=KafkaSettings(),
             topics=["t"],
             new_consumer=self._new_consumer,
             take_over=self._take_over,
+            held=lambda: self.held,
         )
 
     def _new_consumer(self) -> FakeConsumer:
