@@ -140,7 +140,7 @@ class IngestProcess:
         async with asyncio.TaskGroup() as group:
             follow = group.create_task(ports.feed.run(), name="view")
             # Joining may wait for the session of a process that died; the API does not.
-            join = group.create_task(ports.ownership.open(), name="ownership")
+            join = group.create_task(ports.ownership.run(), name="ownership")
             # Nobody is told that a batch does not exist before the whole log was looked at.
             if not await self._caught_up_before_stop(ports.feed):
                 follow.cancel()

@@ -1,18 +1,21 @@
-"""Which partitions of `batches` does this dispatcher own? SHELL: a consumer group that is joined and never read."""
+"""Which partitions of `batches` does this dispatcher own? SHELL: a consumer group whose records are of no interest."""
 
+import asyncio
 from collections.abc import Collection
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
-from shared.kafka import consumer_options, start_client, stop_client
+from shared.kafka import KAFKA_ERRORS, consumer_options, start_client, stop_client
 from shared.settings import KafkaSettings
 from shared.topics import Topics, partition_of
 
 log = structlog.get_logger(__name__)
 
 GROUP = "dispatcher"
-# Nothing is read, so as little as possible is fetched ahead.
+REJOIN_BACKOFF_S = 1.0
+CHECK_INTERVAL_S = 1.0
+# Nothing that is read is of use, so as little as possible is fetched ahead.
 FETCH_BYTES = 1024
 
 
@@ -27,8 +30,18 @@ class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
         self._partitions: frozenset[int] = frozenset()
         self.joined = False
 
-    async def open(self) -> None:
-        """Join the group; raises UnavailableError."""
+    async def run(self) -> None:
+        """Be a member of the group until cancelled; raises UnavailableError when joining takes too long."""
+        while True:
+            await self._join()
+            try:
+                await self._stay()
+            except KAFKA_ERRORS as error:
+                log.warning("group left, joining it anew", error=repr(error))
+            await self.close()
+            await asyncio.sleep(REJOIN_BACKOFF_S)
+
+    async def _join(self) -> None:
         options = consumer_options(self._settings) | {"max_partition_fetch_bytes": FETCH_BYTES}
         group = f"{self._settings.topic_prefix}{GROUP}"
         consumer = AIOKafkaConsumer(
@@ -38,10 +51,18 @@ class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer = consumer  # before it starts, so that a start that is cancelled is cleaned up too
         await start_client(consumer, self._settings)
 
+    async def _stay(self) -> None:
+        """The client gives up on a group for good after some answers, and says so to nobody but who polls."""
+        assert self._consumer is not None
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            await self._consumer.getmany(timeout_ms=0, max_records=1)
+
     async def close(self) -> None:
-        """Leave the group."""
-        if self._consumer is not None:
-            await stop_client(self._consumer)
+        """Leave the group. Safe to call twice."""
+        consumer, self._consumer, self._partitions = self._consumer, None, frozenset()
+        if consumer is not None:
+            await stop_client(consumer)
 
     def owns(self, batch_id: str) -> bool:
         """Whether this process dispatches the batch. Two may believe so for a moment: lines are repeated."""

@@ -24,7 +24,7 @@ from shared.settings import KafkaSettings
 log = structlog.get_logger(__name__)
 
 REJOIN_BACKOFF_S = 1.0
-SETTLE_POLL_S = 0.05
+SETTLE_POLL_MS = 50
 REVOKE_COMMIT_TIMEOUT_S = 5.0
 # For a record of one partition while one that cannot be read is looked for; longer than a broker holds a fetch.
 CAREFUL_TIMEOUT_MS = 2_000
@@ -88,7 +88,7 @@ class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._open()
             assert self._consumer is not None
             if self._begun != self._epoch:
-                await (self._begin() if self._stable else asyncio.sleep(SETTLE_POLL_S))
+                await (self._begin() if self._stable else self._wait_until_settled())
                 return []
             if self._careful:
                 return await self._poll_carefully()
@@ -187,6 +187,11 @@ class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
         consumer.subscribe(list(self._topics), listener=self)
         await start_client(consumer, self._settings)
         self._consumer = consumer
+
+    async def _wait_until_settled(self) -> None:
+        """The client gives up on a group for good after some answers, and says so to nobody but who polls."""
+        assert self._consumer is not None
+        await self._consumer.getmany(timeout_ms=SETTLE_POLL_MS, max_records=1)
 
     async def _begin(self) -> None:
         assert self._consumer is not None

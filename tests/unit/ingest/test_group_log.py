@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import CommitFailedError, KafkaError
+from aiokafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
 
 from services.ingest.admission import group_log
 from services.ingest.admission.group_log import GroupLog, Unreadable
@@ -105,6 +105,19 @@ async def subject(monkeypatch: pytest.MonkeyPatch) -> Subject:
     assert await found.poll() == [], "nothing is handed out before the group has settled"
     await found.log.on_partitions_assigned([TP])
     return found
+
+
+async def test_client_that_gave_up_while_the_group_settles_joins_anew(subject: Subject) -> None:
+    async def give_up() -> None:
+        raise RebalanceInProgressError
+
+    await subject.log.on_partitions_revoked([TP])
+    assert await subject.poll() == []
+    subject.consumers[-1].on_poll.append(give_up)
+    assert await subject.poll() == []
+    assert subject.consumers[-1].stopped
+    assert await subject.poll() == []
+    assert len(subject.consumers) == 2
 
 
 async def test_epoch_begins_at_the_first_record_or_where_the_group_has_committed(subject: Subject) -> None:
