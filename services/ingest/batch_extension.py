@@ -11,9 +11,11 @@ TOP_ERRORS = 5
 def extension(view: BatchView, queue_position: int | None, now_s: int) -> dict[str, Any]:
     """The `x_headrace` member; every key is present, what is unknown is null.
 
-    `queue_position` is how many of the tenant's batches have lines that are dispatched before this one's.
+    `queue_position` is how many of the tenant's batches have lines that are dispatched before this one's. The last four
+    are those of a batch by topic: the lines that came under its name so far, all parts together, and how many its
+    producer said there are.
     """
-    created = view.created
+    created, growth = view.created, view.created.growth
     rate = _lines_per_second(view, now_s)
     not_run = view.closed.not_run if view.closed else 0
     return {
@@ -26,6 +28,10 @@ def extension(view: BatchView, queue_position: int | None, now_s: int) -> dict[s
         "cancelled": not_run if view.closed and view.closed.status == "cancelled" else 0,
         "top_errors": _top_errors(view),
         "retry_of": created.retry_of,
+        "name": growth.name if growth else None,
+        "part": growth.part if growth else None,
+        "received": growth.lines_before + view.num_lines if growth else None,
+        "declared": view.close.declared if view.close else None,
     }
 
 

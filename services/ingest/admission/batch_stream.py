@@ -20,6 +20,8 @@ OPEN_GRACE_S = 5.0
 CLOSE_QUIET_S, CLOSE_GRACE_S = 2.0, 60.0
 # Lines are written when there are so many bytes of them, or the first one is so old.
 CHUNK_BYTES, CHUNK_AGE_S = 1024 * 1024, 0.5
+# Lines of earlier parts that are known when they come again.
+IDS_BEFORE_MAX = 50_000
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,8 +82,8 @@ class BatchStream:
     num_before: int = 0
     num_written: int = 0
     ids: set[int] = field(default_factory=set)
-    # A line that a producer repeats around a roll is known too.
-    ids_before: set[int] = field(default_factory=set)
+    # A line that a producer repeats around a roll is known too: the last ones of the parts before, oldest first.
+    ids_before: dict[int, None] = field(default_factory=dict)
     waiting: deque[WaitingLine] = field(default_factory=deque)
     waiting_bytes: int = 0
     waits_since_s: float = 0.0
@@ -161,9 +163,9 @@ class BatchStream:
         self.waits_since_s = now_s
 
     def loaded(self, ids: Iterable[int], ids_before: Iterable[int], num_written: int) -> None:
-        """What the chain of this part, and the part before, have: lines that came again since do not wait for it."""
-        known, before = set(ids), set(ids_before)
-        self.waiting = deque(line for line in self.waiting if line.id_hash not in known | before)
+        """What this part, and the parts before it, have: lines that came again since then do not wait any more."""
+        known, before = set(ids), dict.fromkeys(ids_before)
+        self.waiting = deque(x for x in self.waiting if x.id_hash not in known and x.id_hash not in before)
         self.waiting_bytes = sum(len(line.value) for line in self.waiting)
         self.ids, self.ids_before = known | {line.id_hash for line in self.waiting}, before
         self.num_written, self.must_load = num_written, False
@@ -173,7 +175,12 @@ class BatchStream:
         self.num_before += self.num_written
         self.num_written, self.is_created = 0, False
         self.part += 1
-        self.ids_before, self.ids = self.ids, {line.id_hash for line in self.waiting}
+        waiting = {line.id_hash for line in self.waiting}
+        for id_hash in self.ids - waiting:
+            self.ids_before[id_hash] = None
+        while len(self.ids_before) > IDS_BEFORE_MAX:
+            del self.ids_before[next(iter(self.ids_before))]
+        self.ids = waiting
 
     def step(self, now_s: float) -> Step:
         """Decide."""

@@ -4,15 +4,18 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from services.ingest.admission.batch_stream import IDS_BEFORE_MAX
 from services.ingest.line_source import read_lines
 from services.ingest.line_stream import LineStream
 from services.ingest.request_line import custom_id_of, members_of
 from services.ingest.validation import decide_once
 from shared.errors import ObjectExists, ObjectNotFound, UnavailableError
-from shared.identifiers import input_file_id
+from shared.identifiers import another_part, input_file_id
 from shared.messages import BatchCreated, BatchDispatched, encode
 from shared.object_store import ObjectStore, manifest_key, read_json, validated_key
 
+# Of a batch whose parts are very small.
+PARTS_BEFORE_MAX = 100
 # A chain may grow while it is read.
 READ_TRIES = 5
 
@@ -69,6 +72,18 @@ class StoredParts:
             if found is not None:
                 return found
         raise UnavailableError(f"the lines of {batch_id} changed while they were read")
+
+    async def ids_before(self, created: BatchCreated) -> list[int]:
+        """The ids of the last lines of the parts before this one, oldest part first; raises UnavailableError."""
+        assert created.growth is not None, "a part of a batch by topic"
+        name, parts, num_ids = created.growth.name, list[frozenset[int]](), 0
+        for part in reversed(range(created.growth.part)):
+            if num_ids >= IDS_BEFORE_MAX or len(parts) >= PARTS_BEFORE_MAX:
+                break
+            found = await self.ids_of(another_part(created.id, created.tenant, name, part))
+            parts.append(found.hashes)
+            num_ids += len(found.hashes)
+        return [id_hash for hashes in reversed(parts) for id_hash in hashes]
 
     async def _read(self, batch_id: str) -> PartIds | None:
         chain = self.chain(batch_id)

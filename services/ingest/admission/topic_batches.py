@@ -19,7 +19,7 @@ from services.ingest.admission.batch_record import LINE, BatchEvent
 from services.ingest.admission.batch_stream import BatchStream, Options, Step, WaitingLine
 from services.ingest.admission.intake_headers import BATCH_OPEN
 from services.ingest.admission.settings import IntakeBlock
-from services.ingest.admission.stored_parts import PartIds, StoredParts
+from services.ingest.admission.stored_parts import StoredParts
 from services.ingest.line_stream import Chunk
 from services.ingest.log_writer import LogWriter
 from services.ingest.quota import Quota, QuotaReached
@@ -242,11 +242,8 @@ class TopicBatches:
         created, stream = batch.created, batch.stream
         assert created is not None and created.growth is not None, "a stream is loaded that exists"
         mine = await self._parts.ids_of(created.id)
-        before = PartIds()
-        if created.growth.part:
-            earlier = identifiers.another_part(created.id, batch.tenant, batch.name, created.growth.part - 1)
-            before = await self._parts.ids_of(earlier)
-        stream.loaded(mine.hashes, before.hashes, mine.num_lines)
+        before = await self._parts.ids_before(created)
+        stream.loaded(mine.hashes, before, mine.num_lines)
         batch.at = Chunk(mine.num_lines, mine.num_bytes)
         if not mine.is_sealed:
             return

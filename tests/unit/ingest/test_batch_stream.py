@@ -186,7 +186,7 @@ def test_lines_that_an_earlier_owner_wrote_do_not_wait_again() -> None:
         add(found, name, offset=offset)
     assert found.step(9.0) == Step.LOAD
 
-    found.loaded({hash("a"), hash("c")}, {hash("b")}, 2)
+    found.loaded({hash("a"), hash("c")}, [hash("b")], 2)
     assert found.held == 3
     assert (found.num_written, [line.custom_id for line in found.waiting]) == (2, ["d"])
     assert not any(add(found, name) for name in "abcd")
