@@ -42,7 +42,7 @@ class KafkaSettings(Block):
     batches_partitions: int = Field(default=4, ge=1)
     request_partitions: int = Field(default=12, ge=1)
     completions_partitions: int = Field(default=4, ge=1)
-    # Of `intake`, `admitted` and `results` each.
+    # Of `intake`, `admitted`, `batch-events` and `results` each.
     intake_partitions: int = Field(default=4, ge=1)
     replication_factor: int = Field(default=1, ge=1)
     compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = "none"

@@ -55,6 +55,8 @@ class Topics:
         # What outsiders write and read, and what admission let in.
         self.intake = Topic(f"{p}intake", settings.intake_partitions, retention_ms=3 * DAY_MS)
         self.admitted = Topic(f"{p}admitted", settings.intake_partitions, retention_ms=3 * DAY_MS)
+        # Openings, lines and ends of batches by topic, apart, because their offsets are held until they are durable.
+        self.batch_events = Topic(f"{p}batch-events", settings.intake_partitions, retention_ms=3 * DAY_MS)
         self.results = Topic(f"{p}results", settings.intake_partitions, retention_ms=3 * DAY_MS)
 
     def requests(self, model: str, request_class: str = BATCH) -> Topic:
@@ -69,7 +71,7 @@ class Topics:
     def all_for(self, models: tuple[str, ...]) -> list[Topic]:
         """Every topic that an installation serving `models` needs."""
         fixed = [self.batches, self.files, self.workers, self.keys, self.completions, self.control, self.dlq]
-        fixed += [self.intake, self.admitted, self.results]
+        fixed += [self.intake, self.admitted, self.batch_events, self.results]
         return fixed + [self.requests(model, name) for model in dict.fromkeys(models) for name in REQUEST_CLASSES]
 
 
@@ -105,5 +107,5 @@ def partition_of(key: bytes | str, partitions: int) -> int:
 
 
 def admitted_key(tenant: str, name: str) -> bytes:
-    """Key of an admitted record: whatever belongs to one request or one batch meets in one partition."""
+    """Key of an admitted record or batch event: whatever belongs to one request or one batch meets in one partition."""
     return f"{tenant}/{name}".encode()

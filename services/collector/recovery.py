@@ -171,7 +171,7 @@ class Recovery:
         batch_id = stored.created.id
         facets: dict[str, Facet] = {}
         shards = [shard for (batch, _), shard in ledger.shards.items() if batch == batch_id]
-        if stored.validated is not None:
+        if stored.validated is not None or (shards and stored.created.growth is not None):
             facets["dispatch"] = await self._dispatch_facet(stored, shards)
         if stored.cancel is not None:
             facets["cancel"] = stored.cancel
@@ -190,14 +190,22 @@ class Recovery:
         await self._publish(self._topics.batches, {facet_key(batch_id, "created"): stored.created})
 
     async def _dispatch_facet(self, stored: StoredBatch, shards: list[Shard]) -> BatchDispatched:
-        """Nothing is dispatched yet in the new log, except what was answered in the old ones."""
-        assert stored.validated is not None
-        if stored.final is not None or not shards:
-            return stored.validated
-        key = answered_key(stored.created.id, self._log_id)
+        """Nothing is dispatched yet in the new log, except what was answered in the old ones.
+
+        A batch that grew does so again until it is sealed in this log too.
+        """
+        created, validated = stored.created, stored.validated
+        if stored.final is not None and validated is not None:
+            return validated
+        found = validated or BatchDispatched(in_progress_at=created.created_at)
+        if found.failed_at is None and created.growth is not None:
+            found = msgspec.structs.replace(found, growing=True)
+        if not shards:
+            return found
+        key = answered_key(created.id, self._log_id)
         with contextlib.suppress(ObjectExists):
-            await self._store.create(key, answered_bits(shards, stored.validated.total))
-        return msgspec.structs.replace(stored.validated, answered_key=key)
+            await self._store.create(key, answered_bits(shards, created.record_total(found.total)))
+        return msgspec.structs.replace(found, answered_key=key)
 
     async def _publish_files(self, batches: Iterable[StoredBatch], known: KnownKeys) -> None:
         files: dict[bytes, StoredFile] = {}

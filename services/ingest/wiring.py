@@ -192,7 +192,7 @@ def make_dispatcher(s: IngestSettings, topics: Topics, ports: Ports, roles: Role
 def make_admission(s: IngestSettings, topics: Topics, ports: Ports, roles: Roles) -> Admission:
     """Admission."""
     kafka, block = s.kafka, s.ingest.intake
-    names = [topics.intake.name, *block.tenant_topics, topics.admitted.name]
+    names = [topics.intake.name, *block.tenant_topics, topics.admitted.name, topics.batch_events.name]
 
     def new_consumer() -> AIOKafkaConsumer:
         return AIOKafkaConsumer(

@@ -32,6 +32,8 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         "faults_by_type": dict(sorted(faults.items())),
         "batches": dict(sorted(batches.items())),
         "lines": lines,
+        "batches_by_topic": sum(r.topic_batches for r in results),
+        "lines_by_topic": sum(r.topic_lines for r in results),
         "requests": sum(len(r.requests.texts) for r in results),
         "hostile_records": sum(len(r.requests.hostile) for r in results),
         "requests_answered_twice": sum(r.requests.num_repeated for r in results),

@@ -25,6 +25,7 @@ class Demand:
     num_batches: int = 0
     with_ends: bool = True
     requests_per_second: float = 20.0
+    with_topic_batches: bool = True
 
 
 @dataclass

@@ -12,6 +12,7 @@ from tests.chaos.faults import Injector
 from tests.chaos.load import Demand, Sent, Users
 from tests.chaos.log_tail import completions_of, facets_of, read_topic
 from tests.chaos.outsiders import Outsiders, Requests
+from tests.chaos.producers import TopicProducers
 from tests.chaos.segments import SegmentWatch
 from tests.chaos.verifier import Finding, Watch, check_against_log, check_files, figures_of
 
@@ -34,6 +35,8 @@ class Result:
     repeated: int
     redriven: int
     requests: Requests
+    topic_batches: int = 0
+    topic_lines: int = 0
     recovery_s: dict[str, list[float]] = field(default_factory=dict)
     longest_stall_s: float = 0.0
     not_exercised: list[str] = field(default_factory=list)
@@ -68,9 +71,12 @@ def chaos(
         _wait_until_ready(env)
         users, injector = Users(env, rng, watch, demand), Injector(env, rng, only)
         outsiders = Outsiders(env, random.Random(seed), demand.requests_per_second)
+        producers = TopicProducers(env, random.Random(seed + 1))
         segments = SegmentWatch(env.store, watch)
         users.start()
         outsiders.start()
+        if demand.with_topic_batches:
+            producers.start()
         segments.start()
         try:
             time.sleep(min(5.0, minutes * 10))
@@ -80,8 +86,11 @@ def chaos(
             injector.mend()
             users.creating = False
             outsiders.stop()
+            if demand.with_topic_batches:
+                producers.stop()
             findings = _wait_until_closed(users, calm_timeout_s)
             findings += outsiders.check(calm_timeout_s)
+            findings += producers.check(calm_timeout_s)
         finally:
             users.stop()
             outsiders.stop()
@@ -89,6 +98,7 @@ def chaos(
         findings += segments.check() + _verify(env, users, watch)
         users.close()
         run = {"seed": seed, "tier": tier, "minutes": minutes, "requests": outsiders.acknowledged}
+        run |= {"topic_batches": len(producers.batches), "topic_lines": producers.num_lines}
         return _figures(env, users.sent, injector, findings, **run)
 
 

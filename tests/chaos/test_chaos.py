@@ -29,7 +29,7 @@ def assert_nothing_wrong(result: Result) -> None:
     assert result.findings == []
     assert result.redriven == 0, "nothing was lost, so nothing had to be sent again"
     assert sum(result.batches.values()) > 0
-    assert result.requests.texts and result.requests.hostile
+    assert result.requests.texts and result.requests.hostile and result.topic_lines
     assert sum(result.faults.values()) > 0
 
 

@@ -1,8 +1,9 @@
 """How do records of the intake become request records? SHELL: two steps over the log, decided elsewhere.
 
-First each record is checked where it lies (`intake_record`) and goes to `admitted`, where all records about one request
-meet in one partition. From there those that were not seen lately (`seen_requests`) go to the workers. An offset is
-committed when what came of its record is acknowledged, so a record may be worked on twice and none is lost.
+First each record is checked where it lies (`intake_record`) and goes to `admitted` or `batch-events`, where all records
+about one request, or one batch, meet in one partition. From there requests that were not seen lately (`seen_requests`)
+go to the workers, and events to their batch (`topic_batches`). An offset is committed when what came of its record is
+acknowledged, so a record may be worked on twice and none is lost.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ import structlog
 from aiokafka import TopicPartition
 from opentelemetry.trace import SpanKind
 
-from services.ingest.admission.batch_record import EVENT_HEADER, LINE, BatchEvent, read_event
+from services.ingest.admission.batch_record import LINE, BatchEvent, read_event
 from services.ingest.admission.group_log import GroupLog, Held, TakeOver, Unreadable
 from services.ingest.admission.intake_headers import DeadLetter
 from services.ingest.admission.intake_record import Admitted, IntakeRules, Refused, read_intake
@@ -114,7 +115,7 @@ class Admission:
         await self._log.commit()
 
     def _held(self) -> Mapping[TopicPartition, int]:
-        name = self._topics.admitted.name
+        name = self._topics.batch_events.name
         return {TopicPartition(name, partition): offset for partition, offset in self._batches.held().items()}
 
     async def _turn(self) -> None:
@@ -130,8 +131,7 @@ class Admission:
 
     async def _lightened(self, record: OutgoingRecord) -> OutgoingRecord:
         """An admitted request whose line is in the store if it is large; lines of batches go there anyway."""
-        is_request = record.topic == self._topics.admitted.name and record.headers[0][0] != EVENT_HEADER
-        if not is_request or not self._claims.is_large(record.value or b""):
+        if record.topic != self._topics.admitted.name or not self._claims.is_large(record.value or b""):
             return record
         try:
             claim = await self._claims.leave_request(record.value or b"")
@@ -153,6 +153,8 @@ class Admission:
                 found = dead_letter(self._topics, record.as_record(), UNREADABLE, record.reason)
             elif record.topic == self._topics.admitted.name:
                 found = self._forwarded(record)
+            elif record.topic == self._topics.batch_events.name:
+                found = self._taken(record)
             else:
                 found = self._judged(record, rules[record.topic], now_s)
             if found is not None:
@@ -200,7 +202,7 @@ class Admission:
         return Refused(headers, custom_id, OVER_QUOTA_CODE, text)
 
     def _event(self, event: BatchEvent) -> OutgoingRecord:
-        topic, key = self._topics.admitted, admitted_key(event.tenant, event.name)
+        topic, key = self._topics.batch_events, admitted_key(event.tenant, event.name)
         return OutgoingRecord(topic.name, event.value, partition_of(key, topic.partitions), key, event.headers())
 
     def _admitted(self, record: Record, headers: RequestHeaders, custom_id: str, pool: str) -> OutgoingRecord:
@@ -227,13 +229,10 @@ class Admission:
         return headers.with_traceparent(traceparent_of(span))
 
     def _forwarded(self, record: Record) -> OutgoingRecord | None:
-        """The request record of an admitted one, unless it was seen lately or belongs to a batch."""
+        """The request record of an admitted one, unless it was seen lately."""
         try:
-            if (event := read_event(record.headers, record.value)) is not None:
-                self._batches.take(event, record)
-                return None
             headers, pool = read_admitted_headers(record.headers)
-        except (UnreadableRecord, ValueError) as error:
+        except UnreadableRecord as error:
             return dead_letter(self._topics, record, UNREADABLE, str(error))
         if not self._seen[record.partition].is_new(headers.tenant, headers.request, record.timestamp):
             log.debug("request repeated", tenant=headers.tenant, request=headers.request)
@@ -242,11 +241,19 @@ class Admission:
         partition = next(self._turns) % topic.partitions
         return OutgoingRecord(topic.name, record.value, partition, None, request_headers(headers))
 
+    def _taken(self, record: Record) -> OutgoingRecord | None:
+        """Give a batch's event to its batch."""
+        try:
+            self._batches.take(read_event(record.headers, record.value), record)
+        except (UnreadableRecord, ValueError) as error:
+            return dead_letter(self._topics, record, UNREADABLE, str(error))
+        return None
+
     async def _take_over(self, positions: Mapping[TopicPartition, int]) -> None:
         """Learn which requests the owners before have seen: the records before the offset where this one begins."""
         mine = {tp: offset for tp, offset in positions.items() if tp.topic == self._topics.admitted.name}
         new = {tp.partition: offset for tp, offset in mine.items()}
-        await self._batches.take_over(new)
+        await self._batches.take_over({tp.partition for tp in positions if tp.topic == self._topics.batch_events.name})
         block = self._settings
         self._seen = {n: SeenRequests(int(block.window_s * 1000), block.window_requests) for n in new}
         if not any(new.values()):

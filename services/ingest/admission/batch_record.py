@@ -37,8 +37,6 @@ from shared.dead_letters import UNREADABLE
 from shared.messages import LINES_MAX, UnreadableRecord
 
 LINE = "line"
-# The first header of an event on `admitted`; requests have none of that name.
-EVENT_HEADER = "event"
 Header = tuple[str, bytes]
 ROLL_SECONDS_MAX = 30 * 86_400
 
@@ -58,18 +56,16 @@ class BatchEvent:
     value: bytes
 
     def headers(self) -> list[Header]:
-        """Headers of the record on `admitted`."""
-        found = [(EVENT_HEADER, self.kind), ("tenant", self.tenant), ("name", self.name), ("custom_id", self.custom_id)]
+        """Headers of the record on `batch-events`."""
+        found = [("event", self.kind), ("tenant", self.tenant), ("name", self.name), ("custom_id", self.custom_id)]
         return [(name, text.encode()) for name, text in found]
 
 
-def read_event(headers: Iterable[Header], value: bytes | None) -> BatchEvent | None:
-    """The event that a record on `admitted` is, or None for a request without a batch; raises UnreadableRecord."""
+def read_event(headers: Iterable[Header], value: bytes | None) -> BatchEvent:
+    """The event that a record on `batch-events` is; raises UnreadableRecord."""
     found = dict(headers or ())
-    if EVENT_HEADER not in found:
-        return None
     try:
-        kind, tenant, name, custom_id = (found[key].decode() for key in (EVENT_HEADER, "tenant", "name", "custom_id"))
+        kind, tenant, name, custom_id = (found[key].decode() for key in ("event", "tenant", "name", "custom_id"))
     except (KeyError, ValueError, AttributeError) as error:
         raise UnreadableRecord(f"headers of a batch's event: {error!r}") from None
     return BatchEvent(kind, tenant, name, custom_id, value or b"")

@@ -1,13 +1,13 @@
 """How do batches come to be whose lines come by topic? SHELL: does what `batch_stream` says.
 
-All records about a batch are in one partition of `admitted`, so one process has it, and another one after a rebalance.
-What is durable says where to go on: the chain of lines, the manifest, the facets. An offset is held back until what its
-record says is one of them; whoever comes next reads it again.
+All records about a batch are in one partition of `batch-events`, so one process has it, and another one after a
+rebalance. What is durable says where to go on: the chain of lines, the manifest, the facets. An offset is held back
+until what its record says is one of them; whoever comes next reads it again.
 """
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -114,7 +114,7 @@ class TopicBatches:
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
     def held(self) -> Mapping[int, int]:
-        """The first offset of each partition of `admitted` that must not be committed yet."""
+        """The first offset of each partition of `batch-events` that must not be committed yet."""
         found: dict[int, int] = {}
         for batch in self._batches.values():
             if (offset := batch.stream.held) is not None:
@@ -126,7 +126,7 @@ class TopicBatches:
         """Whether so much waits to be written that nothing more should be read."""
         return sum(batch.stream.waiting_bytes for batch in self._batches.values()) > WAITING_BYTES_MAX
 
-    async def take_over(self, partitions: Mapping[int, int]) -> None:
+    async def take_over(self, partitions: Collection[int]) -> None:
         """Begin with these partitions: open batches go on where whoever had them before left them.
 
         Raises UnavailableError.
@@ -139,7 +139,7 @@ class TopicBatches:
                 if growth is None or view.sealed is not None:
                     continue
                 newest = self._view.newest_part(tenant, growth.name)
-                partition = partition_of(admitted_key(tenant, growth.name), self._topics.admitted.partitions)
+                partition = partition_of(admitted_key(tenant, growth.name), self._topics.batch_events.partitions)
                 if partition in partitions and newest is not None and newest.created.id == view.created.id:
                     self._batches[tenant, growth.name] = self._known(view, partition)
 

@@ -54,13 +54,13 @@ class Batches:
     """What batches by topic are told."""
 
     events: list[tuple[BatchEvent, int]] = field(default_factory=list)
-    taken_over: dict[int, int] = field(default_factory=dict)
+    taken_over: set[int] = field(default_factory=set)
     is_full: bool = False
 
     def take(self, event: BatchEvent, record: Rec) -> None:
         self.events.append((event, record.partition))
 
-    async def take_over(self, partitions: dict[int, int]) -> None:
+    async def take_over(self, partitions: set[int]) -> None:
         self.taken_over = partitions
 
     async def run(self, stop: Stop) -> None:

@@ -56,7 +56,7 @@ def test_topics_carry_the_prefix_and_the_layout_of_the_design() -> None:
 
     assert names == {
         *("x.batches", "x.files", "x.workers", "x.keys", "x.completions", "x.control", "x.dlq"),
-        *("x.intake", "x.admitted", "x.results", "x.requests.m.interactive", "x.requests.m.batch"),
+        *("x.intake", "x.admitted", "x.batch-events", "x.results", "x.requests.m.interactive", "x.requests.m.batch"),
     }
     assert topics.batches.config()["cleanup.policy"] == "compact"
     assert topics.completions.config()["retention.ms"] == str(3 * 24 * 3600 * 1000)
