@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from services.ingest.admission.admission import Admission
 from services.ingest.admission.group_log import GroupLog, Held, TakeOver
 from services.ingest.admission.intake_record import IntakeRules
+from services.ingest.admission.part_steps import PartSteps
 from services.ingest.admission.stored_parts import StoredParts
 from services.ingest.admission.topic_batches import TopicBatches
 from services.ingest.api.batches import BatchesApi
@@ -207,12 +208,10 @@ def make_admission(s: IngestSettings, topics: Topics, ports: Ports, roles: Roles
     def new_log(take_over: TakeOver, held: Held) -> GroupLog:
         return GroupLog(settings=kafka, topics=names, new_consumer=new_consumer, take_over=take_over, held=held)
 
-    batches = TopicBatches(
-        settings=block,
+    steps = PartSteps(
         window_s=s.ingest.completion_window_s,
         topics=topics,
         view=ports.view,
-        feed=ports.feed,
         parts=StoredParts(ports.store),
         log_writer=roles.log_writer,
         quota=roles.quota,
@@ -226,7 +225,9 @@ def make_admission(s: IngestSettings, topics: Topics, ports: Ports, roles: Roles
         limits=roles.limits,
         new_log=new_log,
         new_reader=lambda: LogReader(kafka),
-        batches=batches,
+        batches=TopicBatches(
+            lines_max=block.batch_lines_max, topics=topics, view=ports.view, feed=ports.feed, steps=steps
+        ),
         claims=ports.claims,
         publisher=ports.publisher,
         telemetry=ports.telemetry,
