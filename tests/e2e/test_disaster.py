@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.settings import KafkaSettings
+from shared.topics import Topics
 from tests.e2e.stack import (
     Stack,
     assert_each_line_once,
@@ -19,7 +21,9 @@ from tests.e2e.stack import (
     wait_for_end,
 )
 from tests.e2e.test_faults import wait_for_progress
+from tests.e2e.test_intake import Outsider
 from tests.e2e.test_lost_lines import redriven
+from tests.e2e.test_topic_batches import all_over, control, lines_of, send_lines, wait_for
 from tests.providers import Server
 
 SLOW = {"HEADRACE_INFERENCE__ECHO__LATENCY_S": "0.2", "HEADRACE_INFERENCE__WINDOW": "64"}
@@ -83,6 +87,34 @@ def test_wiped_log_is_filled_from_the_store(real_kafka: Server, data_dir: Path, 
         assert_each_line_once(client, ended, half_lines)
         assert redriven(stack) == 0
         checked = headrace("verify", ended.id, finished.id, "--data", str(data_dir))
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_batch_that_grows_goes_on_in_a_new_log(real_kafka: Server, data_dir: Path) -> None:
+    if real_kafka.provider != "jvm":
+        pytest.skip("needs a broker that the stack starts itself")
+    env = SLOW | {"HEADRACE_COLLECTOR__SEGMENT_AGE_S": "0.3"}
+    stack = Stack(data_dir, ["--engine", "echo", "--kafka", "jvm"], env)
+    topics, name = Topics(KafkaSettings()), "grows"
+    with stack:
+        client = stack.client()
+        outsider = Outsider(stack.stack_file()["kafka"], topics)
+        send_lines(outsider, name, [f"c{n}" for n in range(600)])
+        [half] = wait_for(client, name, lambda found: found and found[0].request_counts.completed > 100)
+        stack.kill_everything()
+        shutil.rmtree(data_dir / "kafka")
+        (data_dir / "view.sqlite").unlink()
+        stack.output_path.unlink()
+        stack.start()
+
+        outsider = Outsider(stack.stack_file()["kafka"], topics)
+        send_lines(outsider, name, [f"c{n}" for n in range(700)])  # as a producer that starts again
+        control(outsider, "batch-close", name, count=700)
+        [batch] = wait_for(client, name, all_over())
+        assert (batch.id, batch.status, batch.errors) == (half.id, "completed", None)
+        found = [line["custom_id"] for line in lines_of(client, batch.output_file_id)]
+        assert sorted(found) == sorted(f"c{n}" for n in range(700))
+        checked = headrace("verify", batch.id, "--data", str(data_dir))
         assert checked.returncode == 0, checked.stdout + checked.stderr
 
 

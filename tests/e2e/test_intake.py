@@ -224,7 +224,10 @@ def test_codec_of_any_producer_is_read(outsider: Outsider, codec: str) -> None:
 def test_schemas_are_served_and_name_what_is_written(outsider: Outsider, stack: Stack) -> None:
     root = stack.url.removesuffix("/v1")
     listed = httpx2.get(f"{root}/schemas").json()["data"]
-    assert {entry["id"] for entry in listed} >= {"intake-request.v1.json", "intake-headers.v1.json", "result.v1.json"}
+    assert {entry["id"] for entry in listed} >= {
+        *("intake-request.v1.json", "intake-headers.v1.json", "result.v1.json"),
+        *("intake-batch-open.v1.json", "intake-batch-close.v1.json"),
+    }
     result = httpx2.get(f"{root}/schemas/result.v1.json").json()
     name = name_of()
     outsider.send(chat_line(name, "echo", "x"))

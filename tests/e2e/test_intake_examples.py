@@ -5,7 +5,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,10 +35,10 @@ def stack(kafka: Server, prefix: str, tmp_path_factory: pytest.TempPathFactory) 
         yield running
 
 
-def run(stack: Stack, prefix: str, command: list[str], folder: Path = EXAMPLES) -> None:
+def run(stack: Stack, prefix: str, command: list[str], folder: Path = EXAMPLES, more: Sequence[str] = ()) -> None:
     env = os.environ | {"INTAKE_TOPIC": f"{prefix}intake", "RESULTS_TOPIC": f"{prefix}results"}
     done = subprocess.run(
-        [*command, stack.stack_file()["kafka"], "echo"],
+        [*command, stack.stack_file()["kafka"], "echo", *more],
         cwd=folder,
         env=env,
         capture_output=True,
@@ -55,6 +55,10 @@ def need(program: str, what: str) -> str:
     if path is None:
         skip_unexercised(f"the {what} example", program)
     return str(path)
+
+
+def test_batch_by_topic(stack: Stack, prefix: str) -> None:
+    run(stack, prefix, [sys.executable, "batch_with_aiokafka.py"], more=[stack.url])
 
 
 @pytest.mark.parametrize("name", ["with_aiokafka.py", "with_confluent.py"])

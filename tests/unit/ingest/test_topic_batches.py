@@ -56,7 +56,7 @@ class World:
             value=encode(facet),
         )
         self.num_facets += 1
-        self.view.apply([record])  # type: ignore[list-item]
+        self.view.apply([record])
 
     async def catch_up(self) -> None:
         pass
