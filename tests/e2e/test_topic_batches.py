@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import pytest
 from openai import OpenAI
 
@@ -83,6 +84,9 @@ def test_batch_is_opened_filled_and_closed_by_topic(stack: Stack, outsider: Outs
     [running] = wait_for(client, name, lambda found: found and found[0].request_counts.total == 200)
     assert running.status == "in_progress"
     wait_for(client, name, lambda found: found[0].request_counts.completed == 200)
+    url = f"{stack.url}/batches/{running.id}/results"
+    so_far = httpx2.get(url, params={"follow": "false"}).text.splitlines()
+    assert sorted(json.loads(line)["custom_id"] for line in so_far) == sorted(ids[:200])
 
     send_lines(outsider, name, ids[100:])
     control(outsider, "batch-close", name, count=300)

@@ -119,7 +119,8 @@ def _about_a_batch(
     if kind is None:
         if not custom_id:
             raise DeadLetter(UNREADABLE, "a line of a batch needs a custom_id")
-        return BatchEvent(LINE, tenant, name, custom_id, value)
+        # Between the tokens of JSON a line ending is a space, and among lines it would be the end of one.
+        return BatchEvent(LINE, tenant, name, custom_id, value.replace(b"\n", b" ").replace(b"\r", b" "))
     orders = RequestRules(rules.window_s, rules.window_s_max, rules.free_windows, rules.endpoints)
     try:
         return control_event(kind, name, tenant, found, members, orders)

@@ -121,8 +121,10 @@ class PartSteps:
         if not mine.is_sealed:
             return
         view = self._view.batch(created.id)
-        if view is not None and was_rolled(view, now_s):
+        assert view is not None, "what is known was read from the view, or waited for"
+        if view.sealed is None and not view.is_terminal:  # whoever sealed it may have died before it could tell
             await self._tell_sealed(created.id, mine.num_lines)
+        if was_rolled(view, now_s):
             _roll(batch)
         else:
             stream.is_over = True
@@ -149,6 +151,7 @@ class PartSteps:
                 refusal = await self._parts.refusal_of(created.id)
             elif refusal is not None:
                 await self._parts.refuse(created.id, refusal)
+                await self._parts.chain(created.id).seal()
             if self._view.batch(created.id) is None:
                 await self._log_writer.write_facet(created.id, "created", created)
         batch.created, batch.at, batch.num_told = created, START, 0

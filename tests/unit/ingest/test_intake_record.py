@@ -40,7 +40,7 @@ def read(value: bytes | None, rules: IntakeRules = RULES, **headers: str | None)
 
 def read_any(value: bytes | None, rules: IntakeRules = RULES, **headers: str | None) -> Admitted | Refused | BatchEvent:
     named = [
-        (name.rstrip("_").replace("_", "-"), text.encode() if text is not None else None)
+        (name if name == "ce_type" else name.rstrip("_").replace("_", "-"), text.encode() if text is not None else None)
         for name, text in headers.items()
     ]
     return read_intake(value, named, rules, NOW_S)
@@ -58,6 +58,64 @@ def test_value_alone_is_a_request() -> None:
     assert found.headers.request_class == "interactive"
     assert found.headers.reply_topic == ""
     assert found.headers.traceparent is None
+
+
+def test_line_of_a_batch_is_one_line() -> None:
+    pretty = json.dumps(json.loads(line()), indent=2).replace("\n", "\r\n").encode()
+    found = read_any(pretty, batch_id="job")
+    assert isinstance(found, BatchEvent)
+    assert (found.name, found.custom_id) == ("job", "c1")
+    assert len(found.value.splitlines()) == 1
+    assert json.loads(found.value) == json.loads(line())
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "kind"),
+    [
+        (b'{"type": "batch-open", "batch_id": "job"}', {}, "batch-open"),
+        (b'{"type": "batch-close", "batch_id": "job", "count": 3}', {}, "batch-close"),
+        (None, {"batch_id": "job", "type": "batch-close"}, "batch-close"),
+        (b"", {"batch_id": "job", "ce_type": "com.example.batch-open"}, "batch-open"),
+        (line(batch_id="job", type="batch-close"), {}, "line"),
+        (line(), {"batch_id": "job", "type": "something-else"}, "line"),
+    ],
+)
+def test_record_says_what_it_is_to_its_batch(value: bytes | None, headers: dict[str, str], kind: str) -> None:
+    found = read_any(value, RULES, **headers)
+    assert isinstance(found, BatchEvent)
+    assert (found.kind, found.name, found.tenant) == (kind, "job", "default")
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (b'{"type": "batch-close", "batch_id": "job", "count": "many"}', "invalid_type"),
+        (b'{"type": "batch-open", "batch_id": "job", "completion_window": "soon"}', "invalid_value"),
+        (b'{"type": "batch-open", "batch_id": "job", "metadata": [1]}', "invalid_type"),
+        (b'{"type": "batch-open", "batch_id": "job", "roll_seconds": -1}', "integer_below_min_value"),
+    ],
+)
+def test_control_record_that_is_wrong_is_answered_under_the_name(value: bytes, code: str) -> None:
+    found = read_any(value)
+    assert isinstance(found, Refused)
+    assert (found.headers.request, found.code) == ("job", code)
+
+
+@pytest.mark.parametrize(
+    ("value", "headers"),
+    [
+        (b"{}", {"batch_id": "job"}),
+        (None, {"batch_id": "job"}),
+        (b'{"type": "x", "batch_id": 7}', {}),
+        (None, {"type": "batch-close"}),
+        (b'{"custom_id": "c"}', {"batch_id": "j" * 600}),
+    ],
+)
+def test_record_of_a_batch_in_which_nobody_is_named_is_a_dead_letter(
+    value: bytes | None, headers: dict[str, str]
+) -> None:
+    with pytest.raises(DeadLetter):
+        read_any(value, RULES, **headers)
 
 
 def test_headers_say_more() -> None:

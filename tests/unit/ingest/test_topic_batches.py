@@ -276,6 +276,38 @@ async def test_step_that_fails_is_taken_again(world: World) -> None:
     assert owner.held() == {}
 
 
+async def test_owner_that_died_before_it_could_tell_that_it_sealed_is_helped_out(world: World) -> None:
+    first = world.owner()
+    world.produce(opening(), line("0"))
+    world.deliver(first)
+    await world.turns(first)
+    world.produce(closing())
+    world.deliver(first, 2)
+    await world.turns(first)
+    [part] = world.parts()
+    assert part.close is not None and part.sealed is None
+    await LineStream(world.store, part.created.id).seal()
+
+    second = world.owner()
+    await second.take_over({0})
+    await world.turns(second)
+    [part] = world.parts()
+    assert part.sealed is not None
+
+
+async def test_line_for_a_batch_that_failed_long_ago_is_answered(world: World) -> None:
+    world.limits = Limits(open_batches=0)
+    first, second = world.owner(), world.owner()
+    world.produce(opening())
+    world.deliver(first)
+    await world.turns(first)
+    world.limits = Limits()
+    world.produce(line("late"))
+    world.deliver(second, 1)
+    await world.turns(second)
+    assert [answer.key for answer in world.answers] == [b"late"]
+
+
 async def test_count_that_is_wrong_is_told(world: World) -> None:
     owner = world.owner()
     world.produce(opening(), line("0"), line("1"), closing(1))
