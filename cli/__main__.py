@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
-from cli import dead_letters, keys
+from cli import batches, dead_letters, files, keys
 from cli import options as opt
+from cli.api_client import CallFailed
+from cli.doctor import doctor_command
+from cli.fleet import topics_command, workers_command
 from cli.recover import recover
 from cli.up import default_engine, default_models, up
 from cli.verify import verify
@@ -88,6 +91,12 @@ def verify_command(
     """Check segments, files and records of batches against each other, from the object store alone."""
     raise typer.Exit(verify(batch_ids, opt.parse_store(store, data)))
 
+
+app.add_typer(batches.app, name="batches")
+app.add_typer(files.app, name="files")
+app.command("workers")(workers_command)
+app.command("topics")(topics_command)
+app.command("doctor")(doctor_command)
 
 keys_app = typer.Typer(no_args_is_help=True, help="API keys: who may call, as which tenant.")
 app.add_typer(keys_app, name="keys")
@@ -207,6 +216,9 @@ def main() -> None:
     """Console entry: a wrong set-up is one sentence and exit code 2."""
     try:
         app()
+    except CallFailed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        sys.exit(failure.exit_code)
     except HeadraceError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(SETUP_EXIT_CODE if isinstance(error, SetupError) else 1)

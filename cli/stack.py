@@ -1,7 +1,7 @@
 """Which processes make a stack, with which settings? PURE: options in, child specifications out."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from cli.options import UpOptions
 from cli.supervisor import ChildSpec
@@ -43,7 +43,7 @@ def service_specs(
     if log_id:
         common["HEADRACE_KAFKA__LOG_ID"] = log_id
         common.setdefault("HEADRACE_KAFKA__FETCH_MAX_WAIT_MS", _MEMORY_FETCH_MAX_WAIT_MS)
-    specs = [_ingest(options, common, python, stack_id, memory=bool(log_id))]
+    specs = [_ingest(options, common, python, stack_id, new_port(), memory=bool(log_id))]
     specs += [_collector(options, common, python, number, new_port()) for number in range(options.num_collectors)]
     specs += [
         _inference(options, common, inference_python, stack_id, number, new_port())
@@ -52,8 +52,19 @@ def service_specs(
     return specs
 
 
-def _ingest(options: UpOptions, common: Mapping[str, str], python: str, stack_id: str, *, memory: bool) -> ChildSpec:
-    env = dict(common) | {"HEADRACE_INGEST__HOST": HOST, "HEADRACE_INGEST__PORT": str(options.port)}
+def metrics_pages(specs: Sequence[ChildSpec]) -> dict[str, str]:
+    """Where each service shows its metrics."""
+    return {spec.name: f"http://{HOST}:{spec.env['HEADRACE_HEALTH__PORT']}/metrics" for spec in specs}
+
+
+def _ingest(
+    options: UpOptions, common: Mapping[str, str], python: str, stack_id: str, port: int, *, memory: bool
+) -> ChildSpec:
+    env = dict(common) | {
+        "HEADRACE_INGEST__HOST": HOST,
+        "HEADRACE_INGEST__PORT": str(options.port),
+        "HEADRACE_HEALTH__PORT": str(port),
+    }
     env.setdefault("HEADRACE_INGEST__INSTANCE_ID", f"ingest-0.{stack_id}")
     env.setdefault("HEADRACE_INGEST__VIEW_PATH", str(options.data / "view.sqlite"))
     if memory:

@@ -28,7 +28,7 @@ from cli.local_kafka import (
     prepare_memory_broker,
 )
 from cli.options import Engine, Model, UpOptions
-from cli.stack import HOST, KAFKA_ORDER, service_specs
+from cli.stack import HOST, KAFKA_ORDER, metrics_pages, service_specs
 from cli.supervisor import ChildSpec, GaveUp, Interrupted, Supervisor
 from services.collector.settings import CollectorSettings
 from services.inference.settings import InferenceSettings
@@ -204,7 +204,6 @@ def _start(options: UpOptions, supervisor: Supervisor) -> None:
     if is_empty:
         _fill_empty_log(options, kafka.model_copy(update={"create_topics": True, "log_id": log_id or kafka.log_id}))
     say(f"kafka {bootstrap}, store {options.store}, engine {options.engine.kind}")
-    _write_stack_file(options, bootstrap)
     specs = service_specs(
         options,
         environ=os.environ,
@@ -215,6 +214,7 @@ def _start(options: UpOptions, supervisor: Supervisor) -> None:
         inference_python=inference_python() if options.engine.kind == "vllm" else sys.executable,
         new_port=free_port,
     )
+    _write_stack_file(options, bootstrap, metrics_pages(specs))
     for spec in specs:
         supervisor.start(spec)
     supervisor.wait_until_ready()
@@ -289,13 +289,14 @@ def _stack_id(data: Path) -> str:
     return path.read_text().strip()
 
 
-def _write_stack_file(options: UpOptions, bootstrap: str) -> None:
+def _write_stack_file(options: UpOptions, bootstrap: str, metrics: dict[str, str]) -> None:
     content = {
         "api": f"http://{HOST}:{options.port}/v1",
         "kafka": bootstrap,
         "store": options.store,
         "engine": options.engine.kind,
         "models": [model.name for model in options.models],
+        "metrics": metrics,
         "pid": os.getpid(),
     }
     path = options.data / "run" / "stack.json"

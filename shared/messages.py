@@ -310,6 +310,15 @@ class WorkerHeartbeat(Message, frozen=True, kw_only=True):
     # Lines in the engine at most, and partitions of the request topic that the worker has.
     window: int = 0
     partitions: tuple[int, ...] = ()
+    version: str = ""
+    # Lines a second lately, None before the first; tokens of all lines since it started.
+    lines_per_second: float | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    # Requests that run and wait in the engine, and the share of its KV cache in use, where it says so.
+    running: int | None = None
+    waiting: int | None = None
+    kv_cache_usage: float | None = None
 
 
 class CancelHint(Message, frozen=True, kw_only=True):

@@ -15,6 +15,9 @@ import msgspec
 CHAT_ENDPOINT = "/v1/chat/completions"
 ENDPOINTS = ("/v1/responses", CHAT_ENDPOINT, "/v1/embeddings", "/v1/completions")
 
+# What the conventions for generative AI call a call to each endpoint.
+_OPERATIONS = {CHAT_ENDPOINT: "chat", "/v1/completions": "text_completion", "/v1/embeddings": "embeddings"}
+
 EXPIRED_CODE = "batch_expired"
 EXPIRED_MESSAGE = "This request could not be executed before the completion window expired."
 CANCELLED_CODE = "batch_cancelled"
@@ -64,6 +67,11 @@ _prompt_decoder = msgspec.json.Decoder(_Prompt)
 # So much of a prompt says which others it is like.
 PROMPT_BYTES = 4096
 _model_decoder = msgspec.json.Decoder(_BodyModel)
+
+
+def operation_of(url: str) -> str:
+    """`gen_ai.operation.name` of a request to an endpoint."""
+    return _OPERATIONS.get(url, "generate_content")
 
 
 def decode_request_line(value: bytes) -> RequestLine:

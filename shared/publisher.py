@@ -1,6 +1,7 @@
 """How are records published, and when is one safe? SHELL: in batches of ours, sent again until the broker has them."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from aiokafka.structs import RecordMetadata
 
 from shared.errors import UnavailableError
 from shared.kafka import KAFKA_ERRORS
+from shared.metric_names import MESSAGES_SENT
 from shared.record_headers import Header
+from shared.telemetry import Telemetry
 from shared.topics import RECORD_BYTES_MAX
 
 log = structlog.get_logger(__name__)
@@ -57,8 +60,9 @@ class _Sent:
 class Publisher:
     """A producer that sends again what failed, until the broker has it or a limit passes."""
 
-    def __init__(self, producer: AIOKafkaProducer) -> None:
+    def __init__(self, producer: AIOKafkaProducer, telemetry: Telemetry | None = None) -> None:
         self._producer = producer
+        self._num_sent = telemetry.counter(MESSAGES_SENT) if telemetry else None
 
     async def send_all(self, records: Sequence[OutgoingRecord]) -> list[RecordMetadata]:
         """Publish records and wait until each is acknowledged; results in the order of `records`.
@@ -73,11 +77,17 @@ class Publisher:
         for attempt in range(len(RESEND_BACKOFF_S) + 1):
             waiting = await self._try(records, waiting, results)
             if not waiting:
+                self._count(records)
                 return [result for result in results if result is not None]
             if attempt < len(RESEND_BACKOFF_S):
                 log.warning("sends failed, trying again", num_records=len(waiting), attempt=attempt + 1)
                 await asyncio.sleep(RESEND_BACKOFF_S[attempt])
         raise UnavailableError(f"{len(waiting)} records for {records[waiting[0]].topic} were not acknowledged")
+
+    def _count(self, records: Sequence[OutgoingRecord]) -> None:
+        if self._num_sent is not None:
+            for topic, number in Counter(record.topic for record in records).items():
+                self._num_sent.add(number, {"messaging_destination_name": topic})
 
     async def send(self, record: OutgoingRecord) -> RecordMetadata:
         """Publish one record and wait for its acknowledgement."""

@@ -8,13 +8,15 @@ lines that are not traced cost nothing. Messaging names follow semantic conventi
 import hashlib
 import logging
 import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import Counter
+from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -22,11 +24,14 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Link, SpanContext, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from shared.metric_names import Metric
 from shared.record_headers import RequestHeaders
 from shared.settings import TelemetrySettings
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 EXPORT_QUEUE_SPANS = 65_536
+# A value costs as much as a twentieth of a line that runs on a stub; the shape of a second's values is in these.
+HISTOGRAM_VALUES_PER_SECOND = 200
 _propagator = TraceContextTextMapPropagator()
 _BATCH_ID, _LINE = "headrace.batch.id", "headrace.line"
 
@@ -56,19 +61,43 @@ class Telemetry:
         self._ratio = settings.sample_ratio if self._provider else 0.0
         tracer = self._provider or trace.NoOpTracerProvider()
         self.tracer: Tracer = tracer.get_tracer("headrace", schema_url=SCHEMA_URL)
-        meters = MeterProvider([PrometheusMetricReader()]) if serve_metrics else metrics.NoOpMeterProvider()
-        self._meter = meters.get_meter("headrace", schema_url=SCHEMA_URL)
+        self.meters = MeterProvider([PrometheusMetricReader()]) if serve_metrics else metrics.NoOpMeterProvider()
+        self._meter = self.meters.get_meter("headrace", schema_url=SCHEMA_URL)
+        self._counters: dict[str, Counter] = {}
+        self._histograms: dict[str, SampledHistogram] = {}
 
     @property
     def enabled(self) -> bool:
         """Whether spans go anywhere."""
         return self._provider is not None
 
-    def counter(self, name: str, description: str) -> Counter:
-        """A counter, shown from the start as zero; `headrace.lines.x` is `headrace_lines_x_total` on the page."""
-        counter = self._meter.create_counter(name, description=description)
-        counter.add(0)
+    def counter(self, metric: Metric) -> Counter:
+        """A counter; one without labels is shown from the start as zero."""
+        counter = self._counters.get(metric.name)
+        if counter is None:
+            counter = self._counters[metric.name] = self._meter.create_counter(metric.name, metric.unit, metric.help)
+            if not metric.labels:
+                counter.add(0)
         return counter
+
+    def histogram(self, metric: Metric) -> "SampledHistogram":
+        """A histogram, which looks at so many values a second at most."""
+        histogram = self._histograms.get(metric.name)
+        if histogram is None:
+            found = self._meter.create_histogram(
+                metric.name, metric.unit, metric.help, explicit_bucket_boundaries_advisory=metric.buckets
+            )
+            histogram = self._histograms[metric.name] = SampledHistogram(found)
+        return histogram
+
+    def gauge(self, metric: Metric, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
+        """A gauge: `read` gives its values by those of its labels, and is called for each look at the page."""
+
+        def observe(_: CallbackOptions) -> Iterator[Observation]:
+            for values, number in read().items():
+                yield Observation(number, dict(zip(metric.labels, values, strict=True)))
+
+        self._meter.create_observable_gauge(metric.name, [observe], metric.unit, metric.help)
 
     def traces_line(self, batch_id: str, line: int) -> bool:
         """Whether this line (0-based) belongs to the sampled share."""
@@ -81,6 +110,23 @@ class Telemetry:
         """Send what is waiting and stop."""
         if self._provider is not None:
             self._provider.shutdown()
+
+
+class SampledHistogram:
+    """A histogram that costs little at any rate: of more values a second the first ones stand for all."""
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._second, self._num_left = -1, 0
+
+    def record(self, value: float, labels: Mapping[str, str] | None = None) -> None:
+        """Look at a value, if there is room for one this second."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._num_left = second, HISTOGRAM_VALUES_PER_SECOND
+        if self._num_left > 0:
+            self._num_left -= 1
+            self._histogram.record(value, labels)
 
 
 def traceparent_of(span: trace.Span) -> str | None:

@@ -8,6 +8,11 @@ from typing import BinaryIO
 from services.inference.engine import EngineLoad, EngineRequest, EngineResult
 from shared.errors import ObjectExists, ObjectNotFound
 from shared.object_store import download
+from shared.settings import TelemetrySettings
+from shared.telemetry import Telemetry
+
+# Tells nobody anything.
+QUIET = Telemetry("test", TelemetrySettings())
 
 
 class MemoryObjectStore:

@@ -19,6 +19,7 @@ from shared.identifiers import request_id
 from shared.jsonl import Line, LineReader
 from shared.log_reader import LogReader
 from shared.messages import BatchCreated, BatchDispatched, ShardRedriven, encode
+from shared.metric_names import LINES_REDRIVEN
 from shared.object_store import ObjectStore, file_key, final_key
 from shared.openai_batch import decode_request_line, model_of_line, unanswered_line
 from shared.publisher import OutgoingRecord, Publisher
@@ -93,7 +94,7 @@ class Auditor:
         self._publisher = publisher
         self._store = store
         self._claims = claims
-        self._num_redriven = telemetry.counter("headrace.lines.redriven", "Lines that were lost and sent again")
+        self._num_redriven = telemetry.counter(LINES_REDRIVEN)
         self._ends: dict[tuple[ShardId, int, int], int] = {}
 
     async def audit(self, ledger: Ledger, reader: LogReader, folded_to: Callable[[], int]) -> None:

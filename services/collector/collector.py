@@ -6,6 +6,7 @@ the store) ends the session, and the next one recovers; nothing is guessed.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
@@ -29,6 +30,13 @@ from shared.kafka import KAFKA_ERRORS
 from shared.lifecycle import Stop
 from shared.log_reader import LogReader, Record
 from shared.messages import ShardProgressed, UnreadableRecord, encode
+from shared.metric_names import (
+    DEAD_LETTERS,
+    LINES_COLLECTED,
+    MESSAGES_CONSUMED,
+    SEGMENT_APPEND,
+    SEGMENT_BYTES,
+)
 from shared.pace import Pace
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import CompletionHeaders, read_completion_headers
@@ -73,7 +81,10 @@ class PartitionCollector:
         self._closing = closing
         self._auditor = auditor
         self._telemetry = telemetry
-        self._num_dropped = 0
+        self._num_consumed = telemetry.counter(MESSAGES_CONSUMED)
+        self._num_collected = telemetry.counter(LINES_COLLECTED)
+        self._num_parked = telemetry.counter(DEAD_LETTERS)
+        self._append_s, self._num_bytes = telemetry.histogram(SEGMENT_APPEND), telemetry.counter(SEGMENT_BYTES)
         self.ready = False
         self._forget()
 
@@ -83,6 +94,7 @@ class PartitionCollector:
         self._indexes: dict[ShardId, LineIndex] = {}
         self._progress = Progress(self._settings.progress_interval_s)
         self._spans: list[Span] = []
+        self._verdicts: Counter[str] = Counter()
         # Shards with records in hand: the ledger needs them, whatever was collected of their batches.
         self._in_hand: set[ShardId] = set()
         # When the batches of the oldest segments ended, as far as it was looked up.
@@ -152,11 +164,13 @@ class PartitionCollector:
         while not stop.requested:
             await pace.turn()
             timeout_ms = POLL_TIMEOUT_MS if len(builder) else IDLE_POLL_TIMEOUT_MS
-            for record in await reader.poll(timeout_ms=timeout_ms, max_records=POLL_RECORDS):
+            records = await reader.poll(timeout_ms=timeout_ms, max_records=POLL_RECORDS)
+            for record in records:
                 if not len(builder):
                     opened_at = time.monotonic()
                 if shard := await self._fold(record, builder):
                     closing.append(shard)
+            self._count(len(records))
             self._folded_to = reader.positions[self._tp]
             due = flush_due(
                 num_bytes=builder.num_bytes,
@@ -189,16 +203,25 @@ class PartitionCollector:
         self._trace(record, headers, verdict)
         match verdict:
             case Dropped(reason=reason):
-                self._num_dropped += 1
+                self._verdicts[reason] += 1
                 log.debug("completion dropped", reason=reason, batch_id=headers.batch_id, line=headers.line)
                 return None
             case Kept(closes=closes):
                 pass
             case Closed():
                 closes = True
+        self._verdicts["kept"] += 1
         builder.add(headers, value)
         self._in_hand.add(headers.shard_id)
         return self._ledger.shards[headers.shard_id] if closes else None
+
+    def _count(self, num_records: int) -> None:
+        """Counted by the poll: one by one would cost as much as the folding."""
+        if num_records:
+            self._num_consumed.add(num_records, {"messaging_destination_name": self._tp.topic})
+        for verdict, number in self._verdicts.items():
+            self._num_collected.add(number, {"verdict": verdict})
+        self._verdicts.clear()
 
     async def _value_of(self, record: Record, headers: CompletionHeaders) -> bytes:
         return await self._claims.fetch(parse_claim(headers.claim)) if headers.claim else record.value or b""
@@ -208,7 +231,10 @@ class PartitionCollector:
 
     async def _append(self, builder: SegmentBuilder, reader: LogReader) -> None:
         segment = builder.build(reader.positions[self._tp])
+        began = time.monotonic()
         key = await self._chain.append(segment)
+        self._append_s.record(time.monotonic() - began)
+        self._num_bytes.add(len(segment.data))
         for entry in segment.entries:
             self._index(key, entry)
         self._in_hand.clear()
@@ -306,6 +332,7 @@ class PartitionCollector:
             "record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason
         )
         await self._publisher.send(dead_letter(self._topics, record, UNREADABLE, reason))
+        self._num_parked.add(1, {"error_type": UNREADABLE})
 
 
 def _line_of(value: bytes, headers: CompletionHeaders) -> bytes:

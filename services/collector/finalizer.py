@@ -19,6 +19,7 @@ from shared.error_codes import add_codes
 from shared.errors import ObjectExists
 from shared.guesses import RESULT_FILENAME
 from shared.messages import BatchClosed, BatchCreated, ShardClosed, StoredFile, Usage, encode
+from shared.metric_names import BATCH_DURATION, BATCHES_CLOSED
 from shared.object_store import ObjectStore, file_key, final_key, manifest_key, read_json, shard_key
 from shared.telemetry import Telemetry, context_from
 from shared.topics import num_shards
@@ -52,6 +53,7 @@ class Finalizer:
         self._scratch_dir = scratch_dir
         self._expires_after_s = result_expires_after_s
         self._slots = asyncio.Semaphore(concurrency)
+        self._num_closed, self._duration = telemetry.counter(BATCHES_CLOSED), telemetry.histogram(BATCH_DURATION)
 
     async def finalize(self, closed: ClosedShard) -> BatchClosed | None:
         """Make the shard's files durable and, for shard 0, the batch's terminal record; safe to repeat at any point.
@@ -168,7 +170,9 @@ class Finalizer:
             error_file_id=files["error"].id if "error" in files else None,
             files=tuple(files.values()),
         )
-        await self._create_once(final_key(manifest.id), encode(final))
+        if await self._create_once(final_key(manifest.id), encode(final)):
+            self._num_closed.add(1, {"status": final.status})
+            self._duration.record(final.closed_at - manifest.created_at, {"status": final.status})
         known = await read_json(self._store, final_key(manifest.id), BatchClosed)
         assert known is not None, "an object that was created can be read"
         return known
@@ -187,9 +191,13 @@ class Finalizer:
             created_ns=time.time_ns(),
         )
 
-    async def _create_once(self, key: str, data: bytes) -> None:
-        with contextlib.suppress(ObjectExists):
+    async def _create_once(self, key: str, data: bytes) -> bool:
+        """Whether this call did."""
+        try:
             await self._store.create(key, data)
+        except ObjectExists:
+            return False
+        return True
 
 
 def batch_status(shard_statuses: set[str]) -> str:

@@ -84,7 +84,7 @@ class WorkerProcess:
     async def run(self) -> int:
         """Start, work, drain; the exit code."""
         stop_on_signals(self._stop)
-        telemetry = Telemetry("inference", self._settings.telemetry)
+        telemetry = Telemetry("inference", self._settings.telemetry, serve_metrics=True)
         engine = make_engine(self._worker)
         async with serve_health(self._settings.health, self._not_ready):
             try:
@@ -164,7 +164,7 @@ class WorkerProcess:
                 assigned=assigned,
                 control=control,
                 claims=claims,
-                publisher=Publisher(producer),
+                publisher=Publisher(producer, telemetry),
                 room=room,
                 telemetry=telemetry,
                 on_silence=leave_hung_process,

@@ -96,6 +96,11 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         return tuple(sorted(tp.partition for tp in assigned))
 
     @property
+    def num_uncommitted(self) -> int:
+        """Records from the first unfinished one to the last that was taken, all partitions together."""
+        return sum(tracker.span for tracker in list(self._trackers.values()))
+
+    @property
     def is_suspicious(self) -> bool:
         """Whether records that may have killed an owner are not finished: note what starts before it starts."""
         return any(tracker.is_suspicious for tracker in self._trackers.values())

@@ -51,6 +51,11 @@ class EngineRoom:
         self.dead = asyncio.Event()
         self.failure: str | None = None
 
+    @property
+    def num_inside(self) -> int:
+        """Lines in the engine."""
+        return len(self._running)
+
     def connect(self, wake: Callable[[], object]) -> None:
         """Name the thread-safe callable that tells the Kafka side that `take` has something."""
         self._wake = wake
@@ -130,11 +135,12 @@ class EngineRoom:
         return self._waiting.pop(only_interactive=True) if num_running < self.window + reserve(self.window) else None
 
     async def _run(self, job: Job, request: EngineRequest) -> None:
+        entered_at = time.time()
         result = await self._runner.run(job, request)
         if isinstance(result, EngineDead):
             self._die(result.reason)
         elif not self._abandoned:
-            self._finish(Done(job, result))
+            self._finish(Done(job, result, entered_at, time.time()))
 
     def _finish(self, done: Done) -> None:
         self._done.append(done)

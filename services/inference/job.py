@@ -21,6 +21,8 @@ class Job(msgspec.Struct, frozen=True):
     prompt: bytes
     request_id: str
     span: trace.Span | None = None
+    # When its record was written, in Unix seconds.
+    sent_at: float = 0.0
 
     @property
     def deadline_s(self) -> int:
@@ -34,7 +36,9 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    """A job and the line that it ended as."""
+    """A job and the line that it ended as; when it entered and left the engine in Unix seconds, 0 if it never did."""
 
     job: Job
     completion: Completion
+    entered_at: float = 0.0
+    left_at: float = 0.0

@@ -20,6 +20,7 @@ from shared.openai_batch import (
     EXPIRED_MESSAGE,
     REQUEST_EXPIRED_CODE,
     REQUEST_EXPIRED_MESSAGE,
+    operation_of,
 )
 from shared.telemetry import Telemetry, context_from, request_attributes, traceparent_of
 
@@ -31,7 +32,6 @@ RETRY_BASE_S, RETRY_MAX_S = 0.2, 10.0
 # Cancelled batches that are remembered, oldest forgotten first; forgetting one only wastes its lines.
 CANCELLED_MAX = 10_000
 _EXPIRED = {False: (EXPIRED_CODE, EXPIRED_MESSAGE), True: (REQUEST_EXPIRED_CODE, REQUEST_EXPIRED_MESSAGE)}
-_OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion", "/v1/embeddings": "embeddings"}
 
 
 class LineRunner:
@@ -93,7 +93,7 @@ class LineRunner:
     async def _traced(self, job: Job, request: EngineRequest) -> EngineResult:
         if not request.traceparent or not self._telemetry.enabled:
             return await self._engine.answer(request)
-        operation = _OPERATIONS.get(job.url, "generate_content")
+        operation = operation_of(job.url)
         attributes = request_attributes(job.headers, job.custom_id) | {
             "gen_ai.operation.name": operation,
             "gen_ai.provider.name": self._engine.name,

@@ -28,6 +28,7 @@ from shared.errors import ObjectStoreError, UnavailableError
 from shared.lifecycle import Stop
 from shared.log_reader import Record
 from shared.messages import UnreadableRecord
+from shared.metric_names import DEAD_LETTERS, MESSAGES_CONSUMED
 from shared.openai_batch import decode_request_line, prompt_of
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, read_request_headers
@@ -74,6 +75,8 @@ class RequestFeed:
         self._in_flight = in_flight
         self._apart = apart
         self._lines_per_second = lines_per_second
+        self._num_consumed = telemetry.counter(MESSAGES_CONSUMED)
+        self._num_parked = telemetry.counter(DEAD_LETTERS)
 
     async def run(self, stop: Stop) -> None:
         """Take records until asked to stop."""
@@ -83,6 +86,8 @@ class RequestFeed:
                 await self._in_flight.wait()
                 continue
             records = await self._assigned.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=num_records)
+            if records:
+                self._num_consumed.add(len(records), {"messaging_destination_name": self._assigned.topic})
             if self._assigned.num_suspects:
                 async with self._apart:
                     await self._try_suspects(stop, records)
@@ -179,6 +184,7 @@ class RequestFeed:
         )
         completion = unanswered(job.headers, job.custom_id, WORKER_KILLED, KILLED_MESSAGE)
         await self._publisher.send(dead_letter(self._topics, record, WORKER_KILLED, KILLED_MESSAGE))
+        self._num_parked.add(1, {"error_type": WORKER_KILLED})
         await self._answer(finished_record(self._topics, Done(job, completion)))
         self._assigned.finish(job.tp, job.offset)
 
@@ -205,6 +211,7 @@ class RequestFeed:
             prompt=prompt_of(body),
             request_id=headers.answer_id,
             span=span,
+            sent_at=record.timestamp / 1000,
         )
 
     def _open_span(self, record: Record, headers: RequestHeaders, custom_id: str) -> Span | None:
@@ -222,6 +229,7 @@ class RequestFeed:
             "record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason
         )
         await self._publisher.send(dead_letter(self._topics, record, UNREADABLE, reason))
+        self._num_parked.add(1, {"error_type": UNREADABLE})
         with contextlib.suppress(UnreadableRecord):  # whoever is named in it is told; a batch's line is found missing
             headers = read_request_headers(record.headers)
             if headers.is_single:

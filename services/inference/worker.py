@@ -23,6 +23,7 @@ from services.inference.in_flight import InFlight
 from services.inference.job import Done
 from services.inference.request_feed import RequestFeed
 from services.inference.throughput import Throughput
+from services.inference.worker_metrics import WorkerMetrics
 from shared.claim_store import ClaimStore
 from shared.errors import ObjectStoreError, UnavailableError
 from shared.lifecycle import Deadline, Stop, StopReason
@@ -94,6 +95,14 @@ class Worker:
             )
             for each in assigned.values()
         ]
+        self._metrics = WorkerMetrics(
+            telemetry,
+            model=identity.model,
+            engine=identity.engine,
+            room=room,
+            in_flight=self._in_flight,
+            assigned=assigned,
+        )
         self._claiming: set[asyncio.Task[None]] = set()
         self._finished = asyncio.Event()
         self._to_commit = asyncio.Event()
@@ -150,6 +159,7 @@ class Worker:
             if d.job.span is not None:
                 d.job.span.end()
         self._to_commit.set()
+        self._metrics.count(done)
         self._in_flight.remove([d.job for d in done])
         self._throughput.note(len(done), time.monotonic(), is_idle=not self._in_flight.total)
 
@@ -193,7 +203,16 @@ class Worker:
     def _beat(self, state: str) -> OutgoingRecord:
         # Those of batches, because they say where the dispatcher puts lines.
         partitions = self._assigned[BATCH].partitions
-        load = WorkerLoad(self._in_flight.total, self._room.window, partitions, self._room.adapters())
+        load = WorkerLoad(
+            self._in_flight.total,
+            self._room.window,
+            partitions,
+            self._room.adapters(),
+            self._throughput.lines_per_second,
+            self._metrics.input_tokens,
+            self._metrics.output_tokens,
+            self._room.load,
+        )
         return heartbeat(self._topics, self._identity, state, load, int(time.time() * 1000))
 
     async def _listen_to_engine(self, silence_s: float) -> None:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from services.ingest.admission.admission import Admission
 from services.ingest.app import create_app
+from services.ingest.batch_metrics import BatchMetrics
 from services.ingest.housekeeping import Housekeeping
 from services.ingest.ownership import Ownership
 from services.ingest.pool_queues import PoolQueues
@@ -54,6 +55,7 @@ class IngestProcess:
         stop_on_signals(self._stop)
         async with contextlib.AsyncExitStack() as stack:
             ports = await self._open(stack)
+            BatchMetrics(ports.view, ports.telemetry)
             roles = make_roles(self._settings, self._topics, ports)
             if self._settings.ingest.intake.enabled:
                 self._admission = make_admission(self._settings, self._topics, ports, roles)
@@ -63,7 +65,7 @@ class IngestProcess:
                 return self._missing(ports)
 
             async with serve_health(self._settings.health, not_ready):
-                await self._serve(ports, roles, create_app(routers, not_ready))
+                await self._serve(ports, roles, create_app(routers, not_ready, ports.telemetry))
         return 0
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> Ports:
@@ -100,7 +102,7 @@ class IngestProcess:
             store=store,
             claims=ClaimStore(opened, s.store.inline_bytes_max),
             log_id=log_id,
-            publisher=Publisher(producer),
+            publisher=Publisher(producer, telemetry),
             telemetry=telemetry,
             view=view,
             feed=ViewFeed(LogReader(kafka), ends, view, self._topics),

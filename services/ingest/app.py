@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from services.ingest.api.error_handlers import install_error_handlers
 from services.ingest.api.headers import OpenAIHeaders
 from services.ingest.api.openapi import document
+from shared.telemetry import Telemetry
 
 HEALTH_PATHS = ("/healthz", "/readyz")
 
@@ -20,12 +21,12 @@ def _is_health(scope: MutableMapping[str, Any]) -> bool:
     return scope["path"] in HEALTH_PATHS
 
 
-def create_app(routers: Sequence[APIRouter], not_ready: Callable[[], dict[str, str]]) -> ASGIApp:
+def create_app(routers: Sequence[APIRouter], not_ready: Callable[[], dict[str, str]], telemetry: Telemetry) -> ASGIApp:
     """The application; `not_ready` names what is missing."""
     app = FastAPI(
         title="Headrace",
         redoc_url=None,
-        telemetry=TelemetryConfig(operation_spans=False, exclude=_is_health),
+        telemetry=TelemetryConfig(operation_spans=False, exclude=_is_health, meter_provider=telemetry.meters),
     )
     for router in routers:
         app.include_router(router, prefix="/v1")

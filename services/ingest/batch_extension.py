@@ -1,6 +1,7 @@
 """What does Headrace tell of a batch beyond OpenAI's object? PURE: folded batches in, `x_headrace` out."""
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from shared.batch_state import BatchView
@@ -8,12 +9,12 @@ from shared.batch_state import BatchView
 TOP_ERRORS = 5
 
 
-def extension(view: BatchView, queue_position: int | None, now_s: int) -> dict[str, Any]:
+def extension(view: BatchView, queue_position: int | None, now_s: int, alive: Collection[str]) -> dict[str, Any]:
     """The `x_headrace` member; every key is present, what is unknown is null.
 
-    `queue_position` is how many of the tenant's batches have lines that are dispatched before this one's. The last four
+    `queue_position` is how many of the tenant's batches have lines that are dispatched before this one's. Four
     are those of a batch by topic: the lines that came under its name so far, all parts together, and how many its
-    producer said there are.
+    producer said there are. `alive` are the models that live workers serve.
     """
     created, growth = view.created, view.created.growth
     rate = _lines_per_second(view, now_s)
@@ -23,7 +24,7 @@ def extension(view: BatchView, queue_position: int | None, now_s: int) -> dict[s
         "queue_position": queue_position,
         "dispatched": _dispatched(view),
         "lines_per_second": rate,
-        "estimated_completion_at": _estimated_completion_at(view, rate, now_s),
+        "estimated_completion_at": estimated_completion_at(view, now_s),
         "expired": not_run if view.closed and view.closed.status == "expired" else 0,
         "cancelled": not_run if view.closed and view.closed.status == "cancelled" else 0,
         "top_errors": _top_errors(view),
@@ -32,7 +33,15 @@ def extension(view: BatchView, queue_position: int | None, now_s: int) -> dict[s
         "part": growth.part if growth else None,
         "received": growth.lines_before + view.num_lines if growth else None,
         "declared": view.close.declared if view.close else None,
+        "without_workers": without_workers(view, alive),
     }
+
+
+def without_workers(view: BatchView, alive: Collection[str]) -> list[str]:
+    """Models of an open batch that no live worker serves: its lines wait for one."""
+    if view.is_terminal or view.dispatch is None:
+        return []
+    return [model for model in view.dispatch.pool_models if model not in alive]
 
 
 def _dispatched(view: BatchView) -> int:
@@ -55,7 +64,9 @@ def _lines_per_second(view: BatchView, now_s: int) -> float | None:
     return round(answered / max(1, until_s - view.dispatch.in_progress_at), 2)
 
 
-def _estimated_completion_at(view: BatchView, rate: float | None, now_s: int) -> int | None:
+def estimated_completion_at(view: BatchView, now_s: int) -> int | None:
+    """The Unix second at which an open batch ends at its speed so far; None before its first answer."""
+    rate = _lines_per_second(view, now_s)
     if not rate or view.is_terminal or view.dispatch is None:
         return None
     return now_s + round((view.dispatch.total - view.answered) / rate)

@@ -1,6 +1,7 @@
 """How does one batch get from its lines onto the request topic? SHELL: publish, with a cursor."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -19,6 +20,7 @@ from shared.batch_state import BatchView
 from shared.claim_check import claim_of
 from shared.claim_store import ClaimStore
 from shared.messages import BatchDispatched, encode
+from shared.metric_names import LINES_DISPATCHED, LINES_REFUSED
 from shared.object_store import ObjectStore, file_key
 from shared.openai_batch import decode_request_line, model_of_line
 from shared.publisher import OutgoingRecord, Publisher
@@ -57,6 +59,8 @@ class BatchRun:
         self._telemetry = telemetry
         self._queues = queues
         self._like_lines_together = like_lines_together
+        self._num_dispatched = telemetry.counter(LINES_DISPATCHED)
+        self._num_refused = telemetry.counter(LINES_REFUSED)
         self._answered: bytes | None = None
         self._num_answered_before = self._num_skipped = 0
         self.cursor = view.dispatch
@@ -127,6 +131,7 @@ class BatchRun:
             self._blocks.advance()
         await self._publisher.send_all(refused)
         written = await self._publisher.send_all(records)
+        self._count(records, refused)
         offsets = dict(self.cursor.highest_offsets)
         for metadata in written:
             partition = f"{metadata.topic}/{metadata.partition}"
@@ -135,6 +140,13 @@ class BatchRun:
         self.cursor = msgspec.structs.replace(
             self._blocks.cursor(offsets), model=known.model, pools=known.pools, served_by=known.served_by
         )
+
+    def _count(self, records: list[OutgoingRecord], refused: list[OutgoingRecord]) -> None:
+        model_of = {topic.name: model for model, topic in self._pools.items()}
+        for topic, number in Counter(record.topic for record in records).items():
+            self._num_dispatched.add(number, {"model": model_of[topic]})
+        if refused:
+            self._num_refused.add(len(refused))
 
     def is_cursor_due(self, interval_s: float) -> bool:
         """Whether the cursor moved and is to be published: at most once per interval, and at the end."""

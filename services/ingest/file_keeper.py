@@ -9,7 +9,9 @@ from services.ingest.log_writer import LogWriter
 from services.ingest.read_model import ReadModel
 from shared.errors import ObjectExists
 from shared.messages import StoredFile, encode
+from shared.metric_names import FILE_BYTES
 from shared.object_store import ObjectStore, file_key, file_object_key
+from shared.telemetry import Telemetry
 
 BATCH_PURPOSE = "batch"
 
@@ -18,12 +20,19 @@ class FileKeeper:
     """Adds files whose bytes are in the store, and removes them."""
 
     def __init__(
-        self, *, view: ReadModel, store: ObjectStore, log_writer: LogWriter, batch_file_expires_after_s: int
+        self,
+        *,
+        view: ReadModel,
+        store: ObjectStore,
+        log_writer: LogWriter,
+        batch_file_expires_after_s: int,
+        telemetry: Telemetry,
     ) -> None:
         self._view = view
         self._store = store
         self._log_writer = log_writer
         self._batch_expires_after_s = batch_file_expires_after_s
+        self._num_bytes = telemetry.counter(FILE_BYTES)
 
     def describe(
         self, file_id: str, *, tenant: str, purpose: str, filename: str, num_bytes: int, expires_after_s: int | None
@@ -49,6 +58,7 @@ class FileKeeper:
         """Make a file known whose bytes are durable; returns once every call finds it. Raises UnavailableError."""
         with contextlib.suppress(ObjectExists):  # an earlier try got as far as this
             await self._store.create(file_object_key(file.id), encode(file))
+            self._num_bytes.add(file.bytes)
         await self._log_writer.write_file(file)
 
     async def delete(self, file: StoredFile) -> None:

@@ -15,12 +15,14 @@ from services.ingest.admission.part_steps import PartSteps
 from services.ingest.admission.stored_parts import StoredParts
 from services.ingest.admission.topic_batches import TopicBatches
 from services.ingest.api.batches import BatchesApi
+from services.ingest.api.events import EventsApi
 from services.ingest.api.files import FilesApi
 from services.ingest.api.gate import Gate
 from services.ingest.api.models import ModelsApi
 from services.ingest.api.results import ResultsApi
 from services.ingest.api.schemas import SchemasApi
 from services.ingest.api.uploads import UploadsApi
+from services.ingest.api.workers import WorkersApi
 from services.ingest.batch_intake import BatchIntake
 from services.ingest.batch_retry import BatchRetry
 from services.ingest.batch_shape import BatchShape
@@ -97,6 +99,7 @@ def make_roles(s: IngestSettings, topics: Topics, ports: Ports) -> Roles:
         store=ports.store,
         log_writer=log_writer,
         batch_file_expires_after_s=s.ingest.batch_file_expires_after_s,
+        telemetry=ports.telemetry,
     )
     return Roles(
         log_writer=log_writer,
@@ -115,7 +118,14 @@ def make_routers(s: IngestSettings, topics: Topics, ports: Ports, roles: Roles) 
     """The routes of the API."""
     rates = RateLimiter()
     files, batches, models = (
-        Gate(view=ports.view, feed=ports.feed, limits=roles.limits, rate_limiter=rates, resource=name)
+        Gate(
+            view=ports.view,
+            feed=ports.feed,
+            limits=roles.limits,
+            rate_limiter=rates,
+            resource=name,
+            telemetry=ports.telemetry,
+        )
         for name in ("files", "batches", "models")
     )
     files_api = FilesApi(
@@ -128,6 +138,7 @@ def make_routers(s: IngestSettings, topics: Topics, ports: Ports, roles: Roles) 
         gate=files,
     )
     uploads_api = UploadsApi(settings=s.ingest, uploads=roles.uploads, store=ports.store, quota=roles.quota, gate=files)
+    shape = BatchShape(ports.view, s.contract, s.ingest.worker_silence_s)
     intake = BatchIntake(
         store=ports.store,
         view=ports.view,
@@ -145,14 +156,18 @@ def make_routers(s: IngestSettings, topics: Topics, ports: Ports, roles: Roles) 
         log_writer=roles.log_writer,
         intake=intake,
         retry=BatchRetry(ports.store, roles.keeper),
-        shape=BatchShape(ports.view, s.contract),
+        shape=shape,
         quota=roles.quota,
         gate=batches,
     )
     live_results = LiveResults(store=ports.store, view=ports.view, topics=topics, log_id=ports.log_id)
     results_api = ResultsApi(lookup=roles.lookup, results=live_results, gate=batches)
     models_api = ModelsApi(pools=roles.pools, gate=models)
-    apis = (files_api, uploads_api, batches_api, results_api, models_api, SchemasApi())
+    workers_api = WorkersApi(view=ports.view, silence_s=s.ingest.worker_silence_s, gate=models)
+    events_api = EventsApi(
+        view=ports.view, lookup=roles.lookup, shape=shape, workers=workers_api, batches=batches, models=models
+    )
+    apis = (files_api, uploads_api, batches_api, results_api, models_api, workers_api, events_api, SchemasApi())
     return [api.router() for api in apis]
 
 

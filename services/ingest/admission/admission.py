@@ -9,6 +9,7 @@ acknowledged, so a record may be worked on twice and none is lost.
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
@@ -32,6 +33,7 @@ from shared.errors import HeadraceError, UnavailableError
 from shared.lifecycle import Stop
 from shared.log_reader import LogReader, Record
 from shared.messages import UnreadableRecord
+from shared.metric_names import DEAD_LETTERS, INTAKE_RECORDS
 from shared.openai_batch import unanswered_line
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, admitted_headers, read_admitted_headers, request_headers
@@ -82,6 +84,8 @@ class Admission:
         self._claims = claims
         self._publisher = publisher
         self._telemetry = telemetry
+        self._num_records, self._num_parked = telemetry.counter(INTAKE_RECORDS), telemetry.counter(DEAD_LETTERS)
+        self._outcomes_of_turn: Counter[str] = Counter()
         self._replies = Replies(topics, publisher)
         self._rates = RateLimiter()
         self._seen: dict[int, SeenRequests] = {}
@@ -125,9 +129,21 @@ class Admission:
             await self._publisher.send_all([r for r in outcomes if not is_reply(r)])
             await self._replies.send_all([r for r in outcomes if is_reply(r)])
             self._log.finish()
+            self._count()
         if not records or time.monotonic() - self._committed_at >= COMMIT_INTERVAL_S:
             await self._log.commit()
             self._committed_at = time.monotonic()
+
+    def _count(self) -> None:
+        for outcome, number in self._outcomes_of_turn.items():
+            self._num_records.add(number, {"outcome": outcome})
+        self._outcomes_of_turn.clear()
+
+    def _parked(self, record: Record, error: str, reason: str) -> OutgoingRecord:
+        log.warning("record parked", topic=record.topic, offset=record.offset, reason=reason)
+        self._outcomes_of_turn["parked"] += 1
+        self._num_parked.add(1, {"error_type": error})
+        return dead_letter(self._topics, record, error, reason)
 
     async def _lightened(self, record: OutgoingRecord) -> OutgoingRecord:
         """An admitted request whose line is in the store if it is large; lines of batches go there anyway."""
@@ -150,7 +166,7 @@ class Admission:
                 await asyncio.sleep(0)
             found: OutgoingRecord | None
             if isinstance(record, Unreadable):
-                found = dead_letter(self._topics, record.as_record(), UNREADABLE, record.reason)
+                found = self._parked(record.as_record(), UNREADABLE, record.reason)
             elif record.topic == self._topics.admitted.name:
                 found = self._forwarded(record)
             elif record.topic == self._topics.batch_events.name:
@@ -165,12 +181,11 @@ class Admission:
         try:
             decided = read_intake(record.value, record.headers or (), rules, now_s)
         except DeadLetter as problem:
-            log.warning("record parked", topic=record.topic, offset=record.offset, reason=str(problem))
-            return dead_letter(self._topics, record, problem.error, str(problem))
+            return self._parked(record, problem.error, str(problem))
         except Exception as error:
             # A record that our own code cannot stand must not stop everybody else's.
             log.exception("record crashed admission", topic=record.topic, offset=record.offset)
-            return dead_letter(self._topics, record, UNREADABLE, f"admission failed: {error!r}")
+            return self._parked(record, UNREADABLE, f"admission failed: {error!r}")
         match decided:
             case Admitted(headers=headers, custom_id=custom_id, pool=pool):
                 refusal = self._over_quota(headers, custom_id, now_s)
@@ -186,6 +201,7 @@ class Admission:
 
     def _refused(self, refusal: Refused) -> OutgoingRecord:
         headers, code = refusal.headers, refusal.code
+        self._outcomes_of_turn["refused"] += 1
         line = unanswered_line(
             answer_id=headers.answer_id, custom_id=refusal.custom_id, code=code, message=refusal.message
         )
@@ -202,10 +218,12 @@ class Admission:
         return Refused(headers, custom_id, OVER_QUOTA_CODE, text)
 
     def _event(self, event: BatchEvent) -> OutgoingRecord:
+        self._outcomes_of_turn["batch"] += 1
         topic, key = self._topics.batch_events, admitted_key(event.tenant, event.name)
         return OutgoingRecord(topic.name, event.value, partition_of(key, topic.partitions), key, event.headers())
 
     def _admitted(self, record: Record, headers: RequestHeaders, custom_id: str, pool: str) -> OutgoingRecord:
+        self._outcomes_of_turn["admitted"] += 1
         topic = self._topics.admitted
         key = admitted_key(headers.tenant, headers.request)
         return OutgoingRecord(
@@ -233,8 +251,9 @@ class Admission:
         try:
             headers, pool = read_admitted_headers(record.headers)
         except UnreadableRecord as error:
-            return dead_letter(self._topics, record, UNREADABLE, str(error))
+            return self._parked(record, UNREADABLE, str(error))
         if not self._seen[record.partition].is_new(headers.tenant, headers.request, record.timestamp):
+            self._outcomes_of_turn["repeated"] += 1
             log.debug("request repeated", tenant=headers.tenant, request=headers.request)
             return None
         topic = self._topics.requests(pool, headers.request_class)
@@ -246,7 +265,7 @@ class Admission:
         try:
             self._batches.take(read_event(record.headers, record.value), record)
         except (UnreadableRecord, ValueError) as error:
-            return dead_letter(self._topics, record, UNREADABLE, str(error))
+            return self._parked(record, UNREADABLE, str(error))
         return None
 
     async def _take_over(self, positions: Mapping[TopicPartition, int]) -> None:

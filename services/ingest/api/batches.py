@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from services.ingest.api.batch_request import (
     BatchRequest,
@@ -33,6 +33,7 @@ from shared.object_store import ObjectStore, cancel_key
 from shared.settings import ContractSettings
 
 LIST_DEFAULT, LIST_MAX = 20, 100
+WARNING_HEADER = "x-headrace-warning"
 
 
 class BatchesApi:
@@ -91,9 +92,12 @@ class BatchesApi:
             file = await self._input_file(order)
         return await self._accept(order, file, key)
 
-    async def retrieve(self, request: Request, batch_id: str) -> dict[str, Any]:
-        """A batch as it is now."""
-        return self._object(await self._find(tenant_of(request), batch_id))
+    async def retrieve(self, request: Request, response: Response, batch_id: str) -> dict[str, Any]:
+        """A batch as it is now; a header says when nobody can work on it."""
+        view = await self._find(tenant_of(request), batch_id)
+        if warning := self._shape.warning(view, int(time.time())):
+            response.headers[WARNING_HEADER] = warning.encode("ascii", "replace").decode()
+        return self._object(view)
 
     async def list(self, request: Request) -> JSONResponse:
         """Batches, newest first."""

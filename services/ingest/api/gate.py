@@ -16,9 +16,12 @@ from services.ingest.read_model import ReadModel
 from services.ingest.view_feed import ViewFeed
 from shared.api_keys import SCOPES, masked
 from shared.guesses import MISSING_SCOPE_CODE
+from shared.metric_names import REFUSED_CALLS
+from shared.telemetry import Telemetry
 
 DEFAULT_TENANT = "default"
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_REASONS = {401: "key", 403: "scope", 429: "rate"}
 # Set by proxies: behind one, the peer's address says nothing about the caller.
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
@@ -37,24 +40,39 @@ class Gate:
     """A dependency of every route of a resource; leaves the principal on the request."""
 
     def __init__(
-        self, *, view: ReadModel, feed: ViewFeed, limits: TenantLimits, rate_limiter: RateLimiter, resource: str
+        self,
+        *,
+        view: ReadModel,
+        feed: ViewFeed,
+        limits: TenantLimits,
+        rate_limiter: RateLimiter,
+        resource: str,
+        telemetry: Telemetry,
     ) -> None:
         self._view = view
         self._feed = feed
         self._limits = limits
         self._rates = rate_limiter
         self._resource = resource
+        self._num_refused = telemetry.counter(REFUSED_CALLS)
 
     async def __call__(self, request: Request) -> None:
         """Authenticate, check the scope, count the request; raises ApiError 401, 403 or 429."""
-        principal = await self._authenticate(request)
+        try:
+            principal = await self._authenticate(request)
+            self._check_scope(request, principal)
+            self._count(principal)
+        except ApiError as refusal:
+            self._num_refused.add(1, {"reason": _REASONS[refusal.status]})
+            raise
+        request.state.principal = principal
+
+    def _check_scope(self, request: Request, principal: Principal) -> None:
         # The routes of `/models` only read.
         action = "read" if request.method in _READS else "write"
         if (scope := f"{self._resource}.{action}") not in principal.scopes:
             text = f"You have insufficient permissions for this operation. Missing scopes: {scope}."
             raise ApiError(403, text, code=MISSING_SCOPE_CODE)
-        self._count(principal)
-        request.state.principal = principal
 
     async def _authenticate(self, request: Request) -> Principal:
         keyring, scheme = self._view.keyring, request.headers.get("authorization", "")

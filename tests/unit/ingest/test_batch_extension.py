@@ -26,7 +26,7 @@ def running(batch_id: str, next_line: int, answered: int = 0, **changes: Any) ->
 
 
 def test_rate_and_estimate_come_with_the_first_answer() -> None:
-    fresh, half = extension(running("a", 10), 0, 150), extension(running("a", 60, 50), None, 150)
+    fresh, half = extension(running("a", 10), 0, 150, ()), extension(running("a", 60, 50), None, 150, ())
 
     assert (fresh["lines_per_second"], fresh["estimated_completion_at"]) == (None, None)
     assert (half["lines_per_second"], half["estimated_completion_at"], half["dispatched"]) == (1.0, 200, 60)
@@ -54,7 +54,7 @@ def test_queue_position_counts_the_tenant_s_more_urgent_backlogs() -> None:
     backlog.note(running("a", 100))
     backlog.note(running("a", 100))
     assert backlog.position(mine) == 2
-    assert extension(mine, backlog.position(mine), 100)["queue_position"] == 2
+    assert extension(mine, backlog.position(mine), 100, ())["queue_position"] == 2
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("ab"), st.integers(0, 100)), max_size=60))
@@ -83,7 +83,7 @@ def test_end_tells_what_did_not_run_and_why_lines_failed() -> None:
     )
     view = BatchView(created("a"), dispatch=running("a", 100).dispatch, closed=closed)
 
-    found = extension(view, None, 999)
+    found = extension(view, None, 999, ())
 
     assert (found["expired"], found["cancelled"], found["queue_position"]) == (41, 0, None)
     assert found["top_errors"] == [{"code": "a", "count": 7}, {"code": "b", "count": 2}]

@@ -8,7 +8,7 @@ from services.ingest.file_keeper import FileKeeper
 from shared.batch_state import BatchView
 from shared.messages import BatchCreated, StoredFile
 from shared.object_store import file_key, file_object_key
-from tests.fakes import MemoryObjectStore
+from tests.fakes import QUIET, MemoryObjectStore
 
 
 class Log:
@@ -41,7 +41,11 @@ class Log:
 def desk() -> tuple[FileKeeper, Log, MemoryObjectStore]:
     log, store = Log(), MemoryObjectStore()
     both: Any = log
-    return FileKeeper(view=both, store=store, log_writer=both, batch_file_expires_after_s=3600), log, store
+    return (
+        FileKeeper(view=both, store=store, log_writer=both, batch_file_expires_after_s=3600, telemetry=QUIET),
+        log,
+        store,
+    )
 
 
 async def add(keeper: FileKeeper, store: MemoryObjectStore, file_id: str, **changes: Any) -> StoredFile:

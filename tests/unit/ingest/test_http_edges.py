@@ -11,6 +11,7 @@ from services.ingest.api.body import BODY_BYTES_MAX, read_body
 from services.ingest.api.upload_form import read_upload
 from services.ingest.app import create_app
 from shared.errors import UnavailableError
+from tests.fakes import QUIET
 
 FILE_MAX, BATCH_MAX = 5_000, 2_000
 
@@ -43,7 +44,7 @@ def application() -> Any:
     router.add_api_route("/upload", upload, methods=["POST"])
     router.add_api_route("/fail/{kind}", fail, methods=["GET"])
     router.add_api_route("/body", body, methods=["POST"])
-    return create_app([router], lambda: {"workers/m": "none alive"})
+    return create_app([router], lambda: {"workers/m": "none alive"}, QUIET)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from services.ingest.file_keeper import FileKeeper
 from services.ingest.uploads import KEPT_S, LIFETIME_S, Announced, Upload, UploadRefused, Uploads
 from shared.messages import StoredFile
 from shared.object_store import file_key, part_key
-from tests.fakes import MemoryObjectStore
+from tests.fakes import QUIET, MemoryObjectStore
 
 ID = "upload_1"
 
@@ -32,7 +32,9 @@ class Desk:
         self.store, self.log = MemoryObjectStore(), NoLog()
         log: Any = self.log
         view: Any = None
-        keeper = FileKeeper(view=view, store=self.store, log_writer=log, batch_file_expires_after_s=3600)
+        keeper = FileKeeper(
+            view=view, store=self.store, log_writer=log, batch_file_expires_after_s=3600, telemetry=QUIET
+        )
         self.uploads = Uploads(self.store, keeper)
 
     async def start(self, num_bytes: int = 6, **changes: Any) -> Upload:
