@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -48,6 +49,23 @@ DETAILS = (
     "x_headrace.part",
     "x_headrace.received",
     "x_headrace.declared",
+)
+
+STORY = (
+    "batch_id",
+    "custom_id",
+    "line",
+    "status",
+    "error_code",
+    "worker",
+    "attempt",
+    "trace_id",
+    "trace_url",
+    "seconds.in_topic",
+    "seconds.beside_engine",
+    "seconds.in_engine",
+    "seconds.publishing",
+    "seconds.collecting",
 )
 
 app = typer.Typer(no_args_is_help=True, help="Batches: create, watch, cancel, results.")
@@ -152,6 +170,40 @@ def results(
             return
         for line in api.lines(f"/files/{file_id}/content"):
             print(line)
+
+
+@app.command("why")
+def why(
+    batch_id: str,
+    custom_id: str,
+    url: Url = "",
+    data: Data = Path(".headrace"),
+    output: Shown = Output.TABLE,
+) -> None:
+    """Why one line took so long: when it was where, and which part took how long."""
+    with api_client(url, data) as api:
+        found = api.json("GET", f"/batches/{batch_id}/lines/{quote(custom_id, safe='')}")
+    show_one(found, STORY, output)
+    if output is Output.TABLE:
+        show_list(_with_waits(found["steps"]), ("step", "time", "after_s", "where"), output)
+
+
+def _with_waits(steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Steps with the seconds since the one before that is known."""
+    before: float | None = None
+    for step in steps:
+        at = step["at"]
+        after = None if at is None or before is None else f"{at - before:+.3f}"
+        where = ", ".join(f"{name} {value}" for name, value in step.items() if name not in ("step", "at"))
+        time_of_day = (
+            "" if at is None else time.strftime("%H:%M:%S", time.localtime(at)) + f".{int(at * 1000) % 1000:03d}"
+        )
+        yield {"step": step["step"], "time": time_of_day, "after_s": after, "where": where}
+        before = before if at is None else at
+
+
+def _time_of_day(at: float | None) -> str:
+    return "" if at is None else f"{time.strftime('%H:%M:%S', time.localtime(at))}.{int(at * 1000) % 1000:03d}"
 
 
 def _first_url(path: Path) -> str:

@@ -69,6 +69,8 @@ class CompletionHeaders(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | None = None
     traceparent: str | None = None
     claim: str = ""
+    # When which worker had the line (`line_times`), for people.
+    times: str = ""
 
     @property
     def shard_id(self) -> tuple[str, int]:
@@ -156,6 +158,8 @@ def completion_headers(h: CompletionHeaders) -> list[Header]:
         headers.append(("usage", b"%d,%d,%d,%d" % tokens))
         if h.error_code:
             headers.append(("error_code", h.error_code.encode()))
+        if h.times:
+            headers.append(("times", h.times.encode()))
     if h.traceparent:
         headers.append(("traceparent", h.traceparent.encode()))
     if h.claim:
@@ -197,6 +201,7 @@ def read_completion_headers(headers: Iterable[Header]) -> CompletionHeaders:
             error_code=_text(found.get("error_code")),
             traceparent=traceparent,
             claim=found.get("claim", b"").decode(),
+            times=found.get("times", b"").decode(),
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UnreadableRecord(f"completion headers: {error!r}") from None

@@ -52,6 +52,7 @@ class Footer(msgspec.Struct, frozen=True):
     previous_sha256: str
     batches: tuple[BatchInSegment, ...]
     version: int = FORMAT_VERSION
+    written_at_ms: int = 0
 
 
 class Entry(NamedTuple):
@@ -126,14 +127,22 @@ class SegmentBuilder:
         self._lines.append(value)
         self.num_bytes += len(value)
 
-    def build(self, next_offset: int) -> Segment:
-        """The segment that covers everything up to `next_offset`."""
+    def build(self, next_offset: int, written_at_ms: int = 0) -> Segment:
+        """The segment that covers everything up to `next_offset`; the time is for people."""
         index = {shard_id: number for number, shard_id in enumerate(self._usage)}
         batches = tuple(
             BatchInSegment(*shard_id, self._totals[shard_id], usage, self._error_codes.get(shard_id, {}))
             for shard_id, usage in self._usage.items()
         )
-        footer = Footer(self._topic, self._partition, self._first_offset, next_offset, self._previous, batches)
+        footer = Footer(
+            self._topic,
+            self._partition,
+            self._first_offset,
+            next_offset,
+            self._previous,
+            batches,
+            written_at_ms=written_at_ms,
+        )
         packed = b"".join(
             _ENTRY.pack(index[e.batch_id, shard_of_line(e.line)], e.line, _KINDS.index(e.kind), e.position, e.length)
             for e in self._entries

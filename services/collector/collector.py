@@ -230,7 +230,7 @@ class PartitionCollector:
         self._closing.start(shard, self._indexes.pop((shard.batch_id, shard.number), None), tasks)
 
     async def _append(self, builder: SegmentBuilder, reader: LogReader) -> None:
-        segment = builder.build(reader.positions[self._tp])
+        segment = builder.build(reader.positions[self._tp], int(time.time() * 1000))
         began = time.monotonic()
         key = await self._chain.append(segment)
         self._append_s.record(time.monotonic() - began)

@@ -57,7 +57,9 @@ def unanswered(headers: RequestHeaders, custom_id: str, code: str, message: str)
     return Completion(value, False, Usage(), code)
 
 
-def completion_headers_for(headers: RequestHeaders, completion: Completion, claim: str = "") -> CompletionHeaders:
+def completion_headers_for(
+    headers: RequestHeaders, completion: Completion, claim: str = "", times: str = ""
+) -> CompletionHeaders:
     """Headers of the completion's record; `claim` says where its line is if that is too large for it."""
     return CompletionHeaders(
         kind="line",
@@ -69,6 +71,7 @@ def completion_headers_for(headers: RequestHeaders, completion: Completion, clai
         error_code=completion.error_code,
         traceparent=headers.traceparent,
         claim=claim,
+        times=times,
     )
 
 

@@ -2,13 +2,14 @@
 
 from services.inference.completion import completion_headers_for
 from services.inference.job import Done
+from shared.line_times import LineTimes
 from shared.publisher import OutgoingRecord
 from shared.record_headers import completion_headers
 from shared.result_records import result_record
 from shared.topics import Topics, completion_key, partition_of, shard_of_line
 
 
-def finished_record(topics: Topics, done: Done, claim: str = "") -> OutgoingRecord:
+def finished_record(topics: Topics, done: Done, worker_id: str, claim: str = "") -> OutgoingRecord:
     """The record that a job ends as; its line is in the store if there is a claim to it."""
     headers, value = done.job.headers, b"" if claim else done.completion.value
     if headers.is_single:
@@ -20,5 +21,17 @@ def finished_record(topics: Topics, done: Done, claim: str = "") -> OutgoingReco
         value=value,
         key=key,
         partition=partition_of(key, topic.partitions),
-        headers=completion_headers(completion_headers_for(headers, done.completion, claim)),
+        headers=completion_headers(completion_headers_for(headers, done.completion, claim, _times(done, worker_id))),
     )
+
+
+def _times(done: Done, worker_id: str) -> str:
+    job = done.job
+    return LineTimes(
+        worker=worker_id,
+        attempt=job.headers.attempt,
+        sent_ms=int(job.sent_at * 1000),
+        taken_ms=int(job.taken_at * 1000),
+        entered_ms=int(done.entered_at * 1000),
+        left_ms=int(done.left_at * 1000),
+    ).header()

@@ -21,8 +21,9 @@ class Job(msgspec.Struct, frozen=True):
     prompt: bytes
     request_id: str
     span: trace.Span | None = None
-    # When its record was written, in Unix seconds.
+    # When its record was written, and taken by this worker, in Unix seconds.
     sent_at: float = 0.0
+    taken_at: float = 0.0
 
     @property
     def deadline_s(self) -> int:

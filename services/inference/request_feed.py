@@ -64,6 +64,7 @@ class RequestFeed:
         in_flight: InFlight,
         apart: asyncio.Lock,
         lines_per_second: Callable[[], float | None],
+        worker_id: str,
     ) -> None:
         self._assigned = assigned
         self._topics = topics
@@ -75,6 +76,7 @@ class RequestFeed:
         self._in_flight = in_flight
         self._apart = apart
         self._lines_per_second = lines_per_second
+        self._worker_id = worker_id
         self._num_consumed = telemetry.counter(MESSAGES_CONSUMED)
         self._num_parked = telemetry.counter(DEAD_LETTERS)
 
@@ -185,7 +187,7 @@ class RequestFeed:
         completion = unanswered(job.headers, job.custom_id, WORKER_KILLED, KILLED_MESSAGE)
         await self._publisher.send(dead_letter(self._topics, record, WORKER_KILLED, KILLED_MESSAGE))
         self._num_parked.add(1, {"error_type": WORKER_KILLED})
-        await self._answer(finished_record(self._topics, Done(job, completion)))
+        await self._answer(finished_record(self._topics, Done(job, completion), self._worker_id))
         self._assigned.finish(job.tp, job.offset)
 
     async def _answer(self, record: OutgoingRecord) -> None:
@@ -212,6 +214,7 @@ class RequestFeed:
             request_id=headers.answer_id,
             span=span,
             sent_at=record.timestamp / 1000,
+            taken_at=time.time(),
         )
 
     def _open_span(self, record: Record, headers: RequestHeaders, custom_id: str) -> Span | None:

@@ -92,6 +92,7 @@ class Worker:
                 in_flight=self._in_flight,
                 apart=apart,
                 lines_per_second=lambda: self._throughput.lines_per_second,
+                worker_id=identity.worker_id,
             )
             for each in assigned.values()
         ]
@@ -149,7 +150,7 @@ class Worker:
                 self._claiming.add(task)
                 task.add_done_callback(self._claiming.discard)
             small = [d for d in done if not self._is_large(d)]
-            await self._publish(small, [finished_record(self._topics, d) for d in small])
+            await self._publish(small, [self._record(d) for d in small])
 
     async def _publish(self, done: Sequence[Done], records: Sequence[OutgoingRecord]) -> None:
         await self._publisher.send_all([r for r in records if not is_reply(r)])
@@ -162,6 +163,9 @@ class Worker:
         self._metrics.count(done)
         self._in_flight.remove([d.job for d in done])
         self._throughput.note(len(done), time.monotonic(), is_idle=not self._in_flight.total)
+
+    def _record(self, done: Done, claim: str = "") -> OutgoingRecord:
+        return finished_record(self._topics, done, self._identity.worker_id, claim)
 
     def _is_large(self, done: Done) -> bool:
         """Outsiders need not have access to the store: of an answer to them what fits into a record stays in it."""
@@ -180,7 +184,7 @@ class Worker:
                     claim = ""
                 else:
                     await asyncio.sleep(STORE_BACKOFF_S)
-        await self._publish([done], [finished_record(self._topics, done, claim)])
+        await self._publish([done], [self._record(done, claim)])
 
     async def _commit_regularly(self, interval_s: float) -> None:
         """Soon after something was finished; at other times now and then, because a commit may have been refused."""

@@ -18,6 +18,7 @@ from services.ingest.api.batches import BatchesApi
 from services.ingest.api.events import EventsApi
 from services.ingest.api.files import FilesApi
 from services.ingest.api.gate import Gate
+from services.ingest.api.lines import LinesApi
 from services.ingest.api.models import ModelsApi
 from services.ingest.api.results import ResultsApi
 from services.ingest.api.schemas import SchemasApi
@@ -31,6 +32,7 @@ from services.ingest.file_keeper import FileKeeper
 from services.ingest.idempotency import Idempotency
 from services.ingest.input_checks import InputChecks
 from services.ingest.limits import TenantLimits
+from services.ingest.line_story import LineStories
 from services.ingest.live_results import LiveResults
 from services.ingest.log_writer import LogWriter
 from services.ingest.lookup import Lookup
@@ -162,12 +164,21 @@ def make_routers(s: IngestSettings, topics: Topics, ports: Ports, roles: Roles) 
     )
     live_results = LiveResults(store=ports.store, view=ports.view, topics=topics, log_id=ports.log_id)
     results_api = ResultsApi(lookup=roles.lookup, results=live_results, gate=batches)
+    stories = LineStories(
+        store=ports.store,
+        topics=topics,
+        log_id=ports.log_id,
+        new_reader=lambda: LogReader(s.kafka),
+        trace_url=s.telemetry.trace_url,
+    )
+    lines_api = LinesApi(lookup=roles.lookup, stories=stories, gate=batches)
     models_api = ModelsApi(pools=roles.pools, gate=models)
     workers_api = WorkersApi(view=ports.view, silence_s=s.ingest.worker_silence_s, gate=models)
     events_api = EventsApi(
         view=ports.view, lookup=roles.lookup, shape=shape, workers=workers_api, batches=batches, models=models
     )
-    apis = (files_api, uploads_api, batches_api, results_api, models_api, workers_api, events_api, SchemasApi())
+    of_batches = (batches_api, results_api, lines_api, events_api)
+    apis = (files_api, uploads_api, *of_batches, models_api, workers_api, SchemasApi())
     return [api.router() for api in apis]
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -132,6 +133,37 @@ def test_command_line_makes_a_batch_and_shows_it(stack: Stack, tmp_path: Path) -
     assert "requests.echo.batch" in headrace(stack, "topics").stdout
     doctor = headrace(stack, "doctor")
     assert doctor.returncode == 0, doctor.stdout
+
+
+def test_slow_line_says_where_its_time_went(stack: Stack) -> None:
+    client, tag = stack.client(), f"slow/{time.time_ns()} ü"
+    stack.pause("inference-0")
+    try:
+        lines = [*chat_lines(5, "echo"), chat_line(tag, "echo", "x")]
+        batch = submit(client, lines)
+        url = f"{stack.url}/batches/{batch.id}/lines/{quote(tag, safe='')}"
+        time.sleep(2.5)
+        waiting = httpx2.get(url).json()
+        assert (waiting["status"], waiting["line"]) == ("dispatched", 6)
+    finally:
+        stack.resume("inference-0")
+    ended = wait_for_end(client, batch.id)
+
+    told = httpx2.get(url).json()
+    assert (told["status"], told["custom_id"], told["attempt"]) == ("completed", tag, 1)
+    assert told["worker"].startswith("inference-0")
+    assert told["seconds"]["in_topic"] > 1.5, "the worker did not take it"
+    assert told["seconds"]["in_engine"] < 1.0
+    times = [step["at"] for step in told["steps"]]
+    assert None not in times
+    whole_seconds = (0, 1, len(times) - 1)
+    exact = [at for index, at in enumerate(times) if index not in whole_seconds]
+    assert exact == sorted(exact)
+    assert told["steps"][-1]["file_id"] == ended.output_file_id
+    why = headrace(stack, "batches", "why", batch.id, tag)
+    assert why.returncode == 0 and "out of the engine" in why.stdout
+    assert httpx2.get(f"{stack.url}/batches/{batch.id}/lines/nope").json()["error"]["code"] == "line_not_found"
+    assert headrace(stack, "batches", "why", batch.id, "nope").returncode == 1
 
 
 def test_exit_codes_of_the_command_line(stack: Stack) -> None:
