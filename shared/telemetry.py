@@ -9,7 +9,8 @@ import hashlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import structlog
 from opentelemetry import metrics, trace
@@ -19,9 +20,9 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.trace import Link, SpanContext, Tracer
+from opentelemetry.trace import Link, SpanContext, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from shared.metric_names import Metric
@@ -32,6 +33,11 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 EXPORT_QUEUE_SPANS = 65_536
 # A value costs as much as a twentieth of a line that runs on a stub; the shape of a second's values is in these.
 HISTOGRAM_VALUES_PER_SECOND = 200
+# Links of a span: as many as a poll has records. The client's own limit would drop the rest without a word.
+LINKS_MAX = 1_000
+# Of spans about groups of records, and of failed lines, each kind.
+SPANS_PER_SECOND = 10
+_OPERATION_TYPES = {"send": "send", "poll": "receive", "commit": "settle"}
 _propagator = TraceContextTextMapPropagator()
 _BATCH_ID, _LINE = "headrace.batch.id", "headrace.line"
 
@@ -54,7 +60,10 @@ class Telemetry:
         if exporter is None and settings.otlp_endpoint:
             exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint.rstrip("/") + "/v1/traces")
         if exporter is not None:
-            self._provider = TracerProvider(resource=Resource.create({"service.name": f"headrace-{service}"}))
+            self._provider = TracerProvider(
+                resource=Resource.create({"service.name": f"headrace-{service}"}),
+                span_limits=SpanLimits(max_links=LINKS_MAX),
+            )
             self._provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=EXPORT_QUEUE_SPANS))
             # Set before an engine starts: vLLM's own spans then go through this provider.
             trace.set_tracer_provider(self._provider)
@@ -63,6 +72,8 @@ class Telemetry:
         self.tracer: Tracer = tracer.get_tracer("headrace", schema_url=SCHEMA_URL)
         self.meters = MeterProvider([PrometheusMetricReader()]) if serve_metrics else metrics.NoOpMeterProvider()
         self._meter = self.meters.get_meter("headrace", schema_url=SCHEMA_URL)
+        # By kind of span: the second of the last one, and how many there were in it.
+        self._told: dict[str, tuple[int, int]] = {}
         self._counters: dict[str, Counter] = {}
         self._histograms: dict[str, SampledHistogram] = {}
 
@@ -105,6 +116,49 @@ class Telemetry:
             return False
         digest = hashlib.blake2b(f"{batch_id}#{line}".encode(), digest_size=8).digest()
         return int.from_bytes(digest) < self._ratio * 2.0**64
+
+    @contextmanager
+    def records(
+        self, operation: str, topic: str, traceparents: Sequence[str], num_records: int, parent: str | None = None
+    ) -> Iterator[None]:
+        """A span about several records that a client sends, polls or commits, linked to those that are traced.
+
+        None where no record is traced, or when there were some a moment ago: the records' own spans tell of each.
+        """
+        if not traceparents or not self.enabled or not self._has_room_for(operation):
+            yield
+            return
+        attributes: dict[str, str | int] = {
+            "messaging.system": "kafka",
+            "messaging.operation.name": operation,
+            "messaging.operation.type": _OPERATION_TYPES[operation],
+            "messaging.destination.name": topic,
+            "messaging.batch.message_count": num_records,
+        }
+        links = [link for traceparent in traceparents[:LINKS_MAX] for link in links_to(traceparent)]
+        context = context_from(parent) or Context()
+        with self.tracer.start_as_current_span(
+            f"{operation} {topic}", context, SpanKind.CLIENT, attributes, links=links
+        ):
+            yield
+
+    def failed_line(
+        self, name: str, began_s: float, ended_s: float, error: str, attributes: Mapping[str, str | int]
+    ) -> None:
+        """A trace of its own for a line that failed and is not in the sampled share; some a second."""
+        if not self.enabled or not self._has_room_for("failed"):
+            return
+        span = self.tracer.start_span(
+            name, Context(), SpanKind.INTERNAL, {**attributes, "error.type": error}, start_time=int(began_s * 1e9)
+        )
+        span.set_status(trace.StatusCode.ERROR)
+        span.end(int(ended_s * 1e9))
+
+    def _has_room_for(self, kind: str) -> bool:
+        second, (known, number) = int(time.monotonic()), self._told.get(kind, (-1, 0))
+        number = number + 1 if second == known else 1
+        self._told[kind] = (second, number)
+        return number <= SPANS_PER_SECOND
 
     def close(self) -> None:
         """Send what is waiting and stop."""

@@ -26,6 +26,7 @@ from shared.settings import load_settings
 from shared.telemetry import Telemetry, set_up_logging
 from shared.topic_setup import prepare_topics
 from shared.topics import Topics
+from shared.traced_store import TracedStore
 
 log = structlog.get_logger(__name__)
 
@@ -46,9 +47,10 @@ class CollectorProcess:
         stop_on_signals(self._stop)
         kafka = self._settings.kafka
         async with serve_health(self._settings.health, self._not_ready):
-            store = await open_store(self._settings.store)
-            log_id = await prepare_topics(kafka, self._topics.all_for(self._settings.models))
             telemetry = Telemetry("collector", self._settings.telemetry, serve_metrics=True)
+            opened = await open_store(self._settings.store)
+            store: ObjectStore = TracedStore(opened, telemetry.tracer, self._settings.store.url)
+            log_id = await prepare_topics(kafka, self._topics.all_for(self._settings.models))
             producer = make_producer(kafka)
             await start_client(producer, kafka)
             batches_reader, group_offsets = LogReader(kafka), GroupOffsets(kafka)

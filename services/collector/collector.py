@@ -94,6 +94,7 @@ class PartitionCollector:
         self._indexes: dict[ShardId, LineIndex] = {}
         self._progress = Progress(self._settings.progress_interval_s)
         self._spans: list[Span] = []
+        self._traced: list[str] = []
         self._verdicts: Counter[str] = Counter()
         # Shards with records in hand: the ledger needs them, whatever was collected of their batches.
         self._in_hand: set[ShardId] = set()
@@ -243,7 +244,9 @@ class PartitionCollector:
             span.set_attribute("headrace.segment", key)
             span.end()
         self._spans.clear()
-        await reader.commit_gauge({self._tp: segment.footer.next_offset})
+        traced, self._traced = self._traced, []
+        with self._telemetry.records("commit", self._tp.topic, traced, len(segment.entries)):
+            await reader.commit_gauge({self._tp: segment.footer.next_offset})
 
     def _index(self, key: str, entry: Entry) -> None:
         if not entry.is_line or self._closing.is_told(entry.batch_id):
@@ -323,6 +326,7 @@ class PartitionCollector:
         attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
         attributes |= line_attributes(headers.batch_id, headers.line)
         parent = context_from(headers.traceparent)
+        self._traced.append(headers.traceparent)
         self._spans.append(
             self._telemetry.tracer.start_span(f"process {record.topic}", parent, SpanKind.CONSUMER, attributes)
         )

@@ -89,6 +89,7 @@ class RequestFeed:
                 continue
             records = await self._assigned.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=num_records)
             if records:
+                self._trace_poll(records)
                 self._num_consumed.add(len(records), {"messaging_destination_name": self._assigned.topic})
             if self._assigned.num_suspects:
                 async with self._apart:
@@ -97,6 +98,11 @@ class RequestFeed:
             if records and self._assigned.is_suspicious:
                 await self._assigned.commit()
             await self._submit(records, stop, self._apart)
+
+    def _trace_poll(self, records: Sequence[Record]) -> None:
+        if self._telemetry.enabled:
+            with self._telemetry.records("poll", self._assigned.topic, traceparents_of(records), len(records)):
+                pass
 
     def _num_to_fetch(self) -> int:
         if self._in_flight.num_bytes > HELD_BYTES_MAX:
@@ -239,6 +245,12 @@ class RequestFeed:
                 line = unanswered(headers, "", UNREADABLE, reason).value
                 await self._answer(result_record(self._topics, headers, line, UNREADABLE))
         self._assigned.finish(TopicPartition(record.topic, record.partition), record.offset)
+
+
+def traceparents_of(records: Sequence[Record]) -> list[str]:
+    """Those that records carry."""
+    found = [value for record in records for name, value in record.headers or () if name == "traceparent" and value]
+    return [value.decode("ascii", "replace") for value in found]
 
 
 def _has_claim(record: Record) -> bool:

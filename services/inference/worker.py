@@ -29,11 +29,12 @@ from shared.errors import ObjectStoreError, UnavailableError
 from shared.lifecycle import Deadline, Stop, StopReason
 from shared.log_reader import LogReader
 from shared.messages import CancelHint
+from shared.openai_batch import operation_of
 from shared.pace import Pace
 from shared.publisher import OutgoingRecord, Publisher
 from shared.replies import Replies
 from shared.result_records import is_reply
-from shared.telemetry import Telemetry
+from shared.telemetry import Telemetry, request_attributes
 from shared.topics import BATCH, RECORD_BYTES_MAX, Topics
 
 log = structlog.get_logger(__name__)
@@ -104,6 +105,9 @@ class Worker:
             in_flight=self._in_flight,
             assigned=assigned,
         )
+        self._telemetry = telemetry
+        # Traced lines whose offsets are not committed, by topic.
+        self._unsettled: dict[str, list[str]] = {}
         self._claiming: set[asyncio.Task[None]] = set()
         self._finished = asyncio.Event()
         self._to_commit = asyncio.Event()
@@ -157,12 +161,31 @@ class Worker:
         await self._replies.send_all([r for r in records if is_reply(r)])
         for d in done:
             self._by_topic[d.job.tp.topic].finish(d.job.tp, d.job.offset)
-            if d.job.span is not None:
-                d.job.span.end()
+            self._trace(d)
         self._to_commit.set()
         self._metrics.count(done)
         self._in_flight.remove([d.job for d in done])
         self._throughput.note(len(done), time.monotonic(), is_idle=not self._in_flight.total)
+
+    def _trace(self, done: Done) -> None:
+        """End a line's span; a line that failed is in a trace even if it was not to be."""
+        job, completion = done.job, done.completion
+        if job.span is not None:
+            job.span.end()
+            if job.headers.traceparent:
+                self._unsettled.setdefault(job.tp.topic, []).append(job.headers.traceparent)
+        elif not completion.succeeded and done.entered_at:
+            attributes = request_attributes(job.headers, job.custom_id)
+            name = f"{operation_of(job.url)} {self._identity.model}"
+            error = completion.error_code or "failed"
+            self._telemetry.failed_line(name, done.entered_at, done.left_at, error, attributes)
+
+    async def _commit(self) -> None:
+        unsettled, self._unsettled = self._unsettled, {}
+        for each in self._assigned.values():
+            traced = unsettled.get(each.topic, [])
+            with self._telemetry.records("commit", each.topic, traced, len(traced)):
+                await each.commit()
 
     def _record(self, done: Done, claim: str = "") -> OutgoingRecord:
         return finished_record(self._topics, done, self._identity.worker_id, claim)
@@ -193,8 +216,7 @@ class Worker:
                 async with asyncio.timeout(max(interval_s, IDLE_COMMIT_S)):
                     await self._to_commit.wait()
             self._to_commit.clear()
-            for each in self._assigned.values():
-                await each.commit()
+            await self._commit()
             await asyncio.sleep(interval_s)
 
     async def _send_heartbeats(self, interval_s: float) -> None:

@@ -37,6 +37,7 @@ from shared.settings import load_settings
 from shared.telemetry import Telemetry, set_up_logging
 from shared.topic_setup import prepare_topics
 from shared.topics import Topics
+from shared.traced_store import TracedStore
 
 HTTP_DRAIN_S = 5
 
@@ -70,7 +71,9 @@ class IngestProcess:
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> Ports:
         s, kafka = self._settings, self._settings.kafka
-        store = await open_store(s.store)
+        telemetry = Telemetry("ingest", s.telemetry, serve_metrics=True)
+        stack.callback(telemetry.close)
+        store: ObjectStore = TracedStore(await open_store(s.store), telemetry.tracer, s.store.url)
         stack.push_async_callback(store.close)
 
         async def opened() -> ObjectStore:
@@ -78,8 +81,6 @@ class IngestProcess:
 
         foreign = [self._topics.foreign(name) for name in s.ingest.intake.users_topics]
         log_id = await prepare_topics(kafka, [*self._topics.all_for(s.models), *foreign])
-        telemetry = Telemetry("ingest", s.telemetry, serve_metrics=True)
-        stack.callback(telemetry.close)
         producer = make_producer(kafka)
         await start_client(producer, kafka)
         stack.push_async_callback(stop_client, producer)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 import structlog
+from aiokafka.structs import RecordMetadata
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
@@ -60,6 +61,8 @@ class BatchRun:
         self._queues = queues
         self._like_lines_together = like_lines_together
         self._num_dispatched = telemetry.counter(LINES_DISPATCHED)
+        # Of the lines that are sent next.
+        self._traced: list[str] = []
         self._num_refused = telemetry.counter(LINES_REFUSED)
         self._answered: bytes | None = None
         self._num_answered_before = self._num_skipped = 0
@@ -130,7 +133,7 @@ class BatchRun:
                 refused.append(refused_line(self._topics, self._created, number, value, problem))
             self._blocks.advance()
         await self._publisher.send_all(refused)
-        written = await self._publisher.send_all(records)
+        written = await self._send(records)
         self._count(records, refused)
         offsets = dict(self.cursor.highest_offsets)
         for metadata in written:
@@ -140,6 +143,13 @@ class BatchRun:
         self.cursor = msgspec.structs.replace(
             self._blocks.cursor(offsets), model=known.model, pools=known.pools, served_by=known.served_by
         )
+
+    async def _send(self, records: list[OutgoingRecord]) -> list[RecordMetadata]:
+        """In the batch's trace, linked to the traces of its lines."""
+        traced, self._traced = self._traced, []
+        topic = records[0].topic if records else ""
+        with self._telemetry.records("send", topic, traced, len(records), self._created.traceparent):
+            return await self._publisher.send_all(records)
 
     def _count(self, records: list[OutgoingRecord], refused: list[OutgoingRecord]) -> None:
         model_of = {topic.name: model for model, topic in self._pools.items()}
@@ -225,7 +235,10 @@ class BatchRun:
             links=links_to(created.traceparent),
         )
         span.end()
-        return traceparent_of(span)
+        traceparent = traceparent_of(span)
+        if traceparent is not None:
+            self._traced.append(traceparent)
+        return traceparent
 
 
 def dispatch_record(batches: Topic, batch_id: str, facet: BatchDispatched) -> OutgoingRecord:

@@ -93,7 +93,13 @@ def test_line_trace_joins_the_three_services(jaeger: Server, kafka: Server, data
         assert all(attributes_of(s)["headrace.batch.id"] == batch.id for s in unique.values())
         (link,) = root["links"]
         control = {s["name"] for s in by_trace[link["traceId"]]}
-        assert {"create batch", "validate batch", "finalise batch"} <= control
+        assert {"create batch", "validate batch", "finalise batch", f"send {requests}", "create object"} <= control
+    # Both ways: from a line to its batch, and from the batch's sends to its lines.
+    sends = [s for spans in by_trace.values() for s in spans if s["name"] == f"send {requests}"]
+    linked = {link["traceId"] for send in sends for link in send["links"]}
+    assert {spans[0]["traceId"] for spans in complete} <= linked
+    names = {s["name"] for spans in by_trace.values() for s in spans}
+    assert {f"poll {requests}", f"commit {requests}", f"commit {completions}"} <= names
 
 
 def test_trace_of_a_producer_goes_on_to_its_answer(

@@ -27,7 +27,7 @@ from shared.topics import Topics, admitted_key, partition_of
 
 log = structlog.get_logger(__name__)
 
-TICK_S = 0.1
+TICK_S, IDLE_TICK_S = 0.1, 0.5
 FAULT_BACKOFF_S = 1.0
 CONCURRENCY = 16
 # Of lines that wait to be written, all batches together; above this nothing more is read.
@@ -98,7 +98,7 @@ class TopicBatches:
 
     async def run(self, stop: Stop) -> None:
         """Create, write, roll and seal what is due until asked to stop; what is left is held for whoever comes next."""
-        while not await stop.wait(TICK_S):
+        while not await stop.wait(TICK_S if self._batches else IDLE_TICK_S):
             if self._batches:
                 async with self._lock:
                     await self._turn(time.time())
