@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import httpx2
+import jsonschema_rs
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -172,3 +173,18 @@ def test_exit_codes_of_the_command_line(stack: Stack) -> None:
     assert headrace(stack, "batches", "list", "--url", "http://127.0.0.1:1/v1").returncode == 5
     refused = submit(stack.client(), chat_lines(2, "no-such-model"))
     assert headrace(stack, "batches", "watch", refused.id).returncode == 3
+
+
+def test_what_is_shown_is_as_the_document_says(stack: Stack) -> None:
+    client, url = stack.client(), stack.url
+    batch = wait_for_end(client, submit(client, [chat_line("one", "echo", "x")]).id)
+    document = httpx2.get(url.removesuffix("/v1") + "/openapi.json").json()
+
+    def check(name: str, path: str) -> None:
+        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        jsonschema_rs.validate(schema, httpx2.get(f"{url}{path}").json())
+
+    check("WorkerList", "/workers")
+    check("Batch", f"/batches/{batch.id}")
+    check("BatchList", "/batches")
+    check("BatchLine", f"/batches/{batch.id}/lines/one")

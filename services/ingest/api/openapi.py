@@ -147,6 +147,24 @@ PATHS: dict[str, dict[str, Operation]] = {
             {},
         )
     },
+    "/batches/{batch_id}/lines/{custom_id}": {
+        "get": _operation(
+            "retrieveLine",
+            "Where one line is, and where its time went.",
+            "BatchLine",
+            parameters=(_BATCH, _path("custom_id")),
+        )
+    },
+    "/batches/{batch_id}/events": {
+        "get": _streamed(
+            "streamBatchEvents",
+            "The batch object whenever it changes, until it has ended.",
+            "text/event-stream",
+            (_BATCH, _header("Last-Event-ID", "Id of the last event that you have.")),
+            {},
+        )
+    },
+    "/workers": {"get": _operation("listWorkers", "Workers, as their heartbeats say.", "WorkerList")},
     "/models": {"get": _operation("listModels", "Models that batches may name.", "ModelList")},
     "/models/{model}": {"get": _operation("retrieveModel", "One model.", "Model", parameters=(_path("model"),))},
     "/schemas": {"get": _operation("listSchemas", "Schemas of what outsiders write to topics and read.", "SchemaList")},

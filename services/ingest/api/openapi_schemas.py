@@ -20,6 +20,7 @@ INTEGER: Schema = {"type": "integer"}
 BOOLEAN: Schema = {"type": "boolean"}
 TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
 INTEGER_OR_NULL: Schema = {"type": ["integer", "null"]}
+NUMBER_OR_NULL: Schema = {"type": ["number", "null"]}
 
 
 def ref(name: str) -> Schema:
@@ -107,6 +108,11 @@ _X_HEADRACE = closed_object(
         "cancelled": INTEGER,
         "top_errors": {"type": "array", "items": closed_object({"code": TEXT, "count": INTEGER})},
         "retry_of": TEXT_OR_NULL,
+        "name": TEXT_OR_NULL,
+        "part": INTEGER_OR_NULL,
+        "received": INTEGER_OR_NULL,
+        "declared": INTEGER_OR_NULL,
+        "without_workers": {"type": "array", "items": TEXT},
     }
 )
 _STAMPS_AFTER = ("finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at")
@@ -146,6 +152,50 @@ _UPLOAD = closed_object(
     }
 )
 
+_WORKER = closed_object(
+    {
+        "id": TEXT,
+        "object": {"const": "worker"},
+        "state": {"enum": ["joining", "ready", "stopped", "silent"]},
+        "alive": BOOLEAN,
+        "models": {"type": "array", "items": TEXT},
+        "endpoints": {"type": "array", "items": TEXT},
+        "engine": TEXT,
+        "version": TEXT,
+        "started_at": INTEGER,
+        "seen_at": INTEGER,
+        "in_flight": INTEGER,
+        "window": INTEGER,
+        "partitions": {"type": "array", "items": INTEGER},
+        "lines_per_second": NUMBER_OR_NULL,
+        "input_tokens": INTEGER,
+        "output_tokens": INTEGER,
+        "running": INTEGER_OR_NULL,
+        "waiting": INTEGER_OR_NULL,
+        "kv_cache_usage": NUMBER_OR_NULL,
+    }
+)
+_SECONDS = ("in_topic", "beside_engine", "in_engine", "publishing", "collecting")
+_BATCH_LINE = closed_object(
+    {
+        "object": {"const": "batch.line"},
+        "batch_id": TEXT,
+        "custom_id": TEXT,
+        "line": INTEGER,
+        "status": {"enum": ["waiting", "dispatched", "completed", "failed", "not_run", "unknown"]},
+        "error_code": TEXT_OR_NULL,
+        "worker": TEXT_OR_NULL,
+        "attempt": INTEGER_OR_NULL,
+        "trace_id": TEXT_OR_NULL,
+        "trace_url": TEXT_OR_NULL,
+        "steps": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"step": TEXT, "at": NUMBER_OR_NULL}, "required": ["step", "at"]},
+        },
+        "seconds": closed_object(dict.fromkeys(_SECONDS, NUMBER_OR_NULL)),
+    }
+)
+
 SCHEMAS: dict[str, Schema] = {
     "Error": {
         "type": "object",
@@ -179,6 +229,9 @@ SCHEMAS: dict[str, Schema] = {
     "Usage": _USAGE,
     "Model": closed_object({"id": TEXT, "object": {"const": "model"}, "created": INTEGER, "owned_by": TEXT}),
     "ModelList": closed_object({"object": {"const": "list"}, "data": {"type": "array", "items": ref("Model")}}),
+    "Worker": _WORKER,
+    "WorkerList": closed_object({"object": {"const": "list"}, "data": {"type": "array", "items": ref("Worker")}}),
+    "BatchLine": _BATCH_LINE,
     "SchemaName": closed_object({"id": TEXT, "object": {"const": "schema"}}),
     "SchemaList": closed_object({"object": {"const": "list"}, "data": {"type": "array", "items": ref("SchemaName")}}),
     "CreateFile": {
