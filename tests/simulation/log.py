@@ -1,6 +1,7 @@
 """The simulated cluster: topics, the producer, readers and committed offsets."""
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...]
+    timestamp: int = 0
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Log:
         """Append one record."""
         tp = TopicPartition(topic, partition)
         log = self.records[tp]
-        log.append(Record(topic, partition, len(log), key, value, tuple(headers)))
+        log.append(Record(topic, partition, len(log), key, value, tuple(headers), int(time.time() * 1000)))
         self.on_append(log[-1])
         self.wake(topic)
         return RecordMetadata(topic, partition, tp, len(log) - 1, 0, 0, 0)
