@@ -18,6 +18,7 @@ from services.ingest.pool_queues import PoolQueues
 from services.ingest.read_model import ReadModel
 from services.ingest.sealing import Sealing
 from services.ingest.settings import IngestBlock
+from services.ingest.shard_records import shard_records
 from services.ingest.validation import Validation, decide_once
 from services.ingest.view_feed import ViewFeed
 from shared.batch_state import BatchView
@@ -27,9 +28,8 @@ from shared.lifecycle import Stop
 from shared.messages import BatchDispatched, CancelHint, encode
 from shared.object_store import ObjectStore
 from shared.publisher import OutgoingRecord, Publisher
-from shared.record_headers import CompletionHeaders, completion_headers
 from shared.telemetry import Telemetry
-from shared.topics import Topics, completion_key, num_shards, partition_of
+from shared.topics import Topics
 
 log = structlog.get_logger(__name__)
 
@@ -209,7 +209,6 @@ class Dispatcher:
             return  # its outcome decides how many lines were accepted; the next turn sees it
         self._ended[batch_id] = time.monotonic()
         self._runs.pop(batch_id, None)
-        topic = self._topics.completions
         hint = OutgoingRecord(self._topics.control.name, encode(CancelHint(batch_id=batch_id)), 0, batch_id.encode())
         try:
             # Whoever ends a batch that nobody validated decides that it has no lines, before anybody else decides.
@@ -218,14 +217,8 @@ class Dispatcher:
             if decided.failed_at is not None:  # refused by a dispatcher that died before it could tell
                 await self._publisher.send(dispatch_record(self._topics.batches, batch_id, decided))
                 return
-            total, records = decided.total, []
-            for shard in range(num_shards(total)):
-                key = completion_key(batch_id, shard)
-                known = view.created.record_total(total)
-                headers = CompletionHeaders(kind=step.kind, batch_id=batch_id, shard=shard, total=known)
-                partition = partition_of(key, topic.partitions)
-                records.append(OutgoingRecord(topic.name, None, partition, key, completion_headers(headers)))
-            await self._publisher.send_all(records)
+            total = decided.total
+            await self._publisher.send_all(shard_records(self._topics, view.created, step.kind, total))
             # After the records: a line that a worker skips because of the hint must lie behind them.
             await self._publisher.send(hint)
         except HeadraceError:

@@ -13,14 +13,14 @@ from services.ingest.batch_run import dispatch_record
 from services.ingest.file_keeper import BATCH_PURPOSE, FileKeeper
 from services.ingest.line_stream import LineStream
 from services.ingest.read_model import ReadModel
+from services.ingest.shard_records import shard_records
 from services.ingest.validation import decide_once
 from services.ingest.view_feed import ViewFeed
 from shared.batch_state import BatchView
 from shared.messages import BatchCreated, BatchDispatched
 from shared.object_store import ObjectStore, file_key
-from shared.publisher import OutgoingRecord, Publisher
-from shared.record_headers import CompletionHeaders, completion_headers
-from shared.topics import Topics, completion_key, num_shards, partition_of
+from shared.publisher import Publisher
+from shared.topics import Topics
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +66,8 @@ class Sealing:
         )
         await decide_once(self._store, created.id, unread)
         await chain.remove()
-        await self._publisher.send_all(self._sealed_records(created, end.num_lines))
+        room = created.record_total(0)
+        await self._publisher.send_all(shard_records(self._topics, created, "sealed", room, end.num_lines))
         await self._tell(created.id, sealed)
         log.info("batch sealed", batch_id=created.id, total=end.num_lines)
 
@@ -86,17 +87,6 @@ class Sealing:
             expires_after_s=None,
         )
         await self._keeper.add(file)
-
-    def _sealed_records(self, created: BatchCreated, num_lines: int) -> list[OutgoingRecord]:
-        topic, room, records = self._topics.completions, created.record_total(0), []
-        for shard in range(num_shards(room)):
-            key = completion_key(created.id, shard)
-            headers = CompletionHeaders(
-                kind="sealed", batch_id=created.id, shard=shard, total=room, sealed_total=num_lines
-            )
-            partition = partition_of(key, topic.partitions)
-            records.append(OutgoingRecord(topic.name, None, partition, key, completion_headers(headers)))
-        return records
 
     async def _tell(self, batch_id: str, facet: BatchDispatched) -> None:
         written = await self._publisher.send(dispatch_record(self._topics.batches, batch_id, facet))
