@@ -14,6 +14,7 @@ from shared.telemetry import (
     links_to,
     messaging_attributes,
     traceparent_of,
+    with_trace,
 )
 from shared.traced_store import TracedStore
 from tests.fakes import MemoryObjectStore
@@ -128,6 +129,15 @@ def test_line_that_failed_is_in_a_trace_of_its_own() -> None:
     attributes = dict(span.attributes or {})
     assert (attributes["error.type"], attributes["headrace.custom_id"]) == ("http_400", "c")
     assert span.status.status_code is StatusCode.ERROR
+
+
+def test_line_of_the_log_names_the_trace_that_it_belongs_to() -> None:
+    traced, _ = telemetry(1.0)
+    assert with_trace(None, "info", {"event": "x"}) == {"event": "x"}
+    with traced.tracer.start_as_current_span("validate batch") as span:
+        found = with_trace(None, "info", {"event": "x"})
+    assert found["trace_id"] == f"{span.get_span_context().trace_id:032x}"
+    assert set(found) == {"event", "trace_id", "span_id"}
 
 
 async def test_store_is_told_of_inside_a_trace_and_nowhere_else() -> None:
