@@ -14,18 +14,19 @@ def finished_record(topics: Topics, done: Done, worker_id: str, claim: str = "")
     headers, value = done.job.headers, b"" if claim else done.completion.value
     if headers.is_single:
         return result_record(topics, headers, value, done.completion.error_code, claim)
-    topic = topics.completions
+    topic, times = topics.completions, line_times(done, worker_id)
     key = completion_key(headers.batch_id, shard_of_line(headers.line))
     return OutgoingRecord(
         topic=topic.name,
         value=value,
         key=key,
         partition=partition_of(key, topic.partitions),
-        headers=completion_headers(completion_headers_for(headers, done.completion, claim, _times(done, worker_id))),
+        headers=completion_headers(completion_headers_for(headers, done.completion, claim, times)),
     )
 
 
-def _times(done: Done, worker_id: str) -> str:
+def line_times(done: Done, worker_id: str) -> str:
+    """When this worker had the line, as a header."""
     job = done.job
     return LineTimes(
         worker=worker_id,

@@ -84,14 +84,20 @@ class LineStories:
         """The line in the chain of its shard, and the segment's footer."""
         batch_id, shard = view.created.id, shard_of_line(number)
         progress = view.progress.get(str(shard))
+        if progress is None or progress.first_offset is None:
+            return None  # none of its lines is in a segment of this log
+        num_left = progress.completed + progress.failed
         partition = partition_of(completion_key(batch_id, shard), self._completions.partitions)
         for key in await self._store.keys(chain_prefix(self._log_id, self._completions.name, partition)):
-            if progress is not None and offset_of_segment(key) < (progress.first_offset or 0):
+            if offset_of_segment(key) < progress.first_offset:
                 continue
+            if num_left <= 0:
+                break
             footer, entries = await read_segment_tail(self._store, key)
-            for entry in entries:
-                if entry.batch_id == batch_id and entry.is_line and entry.line == number:
-                    return footer, entry
+            mine = [e for e in entries if e.batch_id == batch_id and e.is_line and shard_of_line(e.line) == shard]
+            if found := [entry for entry in mine if entry.line == number]:
+                return footer, found[0]
+            num_left -= len(mine)
         return None
 
     async def _record_of(self, batch_id: str, number: int, footer: Footer) -> tuple[Record, CompletionHeaders] | None:

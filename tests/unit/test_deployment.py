@@ -56,7 +56,8 @@ def test_services_understand_what_they_are_told(name: str, monkeypatch: pytest.M
     assert settings.store.url == "s3://headrace"
     assert settings.models == ("echo",)
     if name.startswith("inference"):
-        assert settings.inference.model == "echo"
+        is_stub = settings.inference.engine == "echo"
+        assert is_stub == (settings.inference.model == "echo"), "the stub would answer a real model's lines"
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -50,8 +50,8 @@ POLL_RECORDS = 1_000
 RECORDS_PER_BREATH = 50
 COMMIT_INTERVAL_S = 0.1
 FAULT_BACKOFF_S = 1.0
-# Between two polls while lines of batches come faster than they are written.
-FULL_WAIT_S = 0.1
+# A poll while lines of batches come faster than they are written, and are left where they are.
+FULL_POLL_MS = 100
 READ_BACK_TIMEOUT_MS = 1_000
 OVER_QUOTA_CODE = "rate_limit_exceeded"
 
@@ -114,8 +114,6 @@ class Admission:
                 log.warning("admission waits", reason=str(error))
                 await self._log.leave()
                 await stop.wait(FAULT_BACKOFF_S)
-            if self._batches.is_full:
-                await stop.wait(FULL_WAIT_S)
         await self._log.commit()
 
     def _held(self) -> Mapping[TopicPartition, int]:
@@ -123,7 +121,10 @@ class Admission:
         return {TopicPartition(name, partition): offset for partition, offset in self._batches.held().items()}
 
     async def _turn(self) -> None:
-        records = await self._log.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=POLL_RECORDS)
+        # What nobody can write yet is left in the log; requests without a batch do not wait for it.
+        is_full = self._batches.is_full
+        without, timeout_ms = (self._topics.batch_events.name, FULL_POLL_MS) if is_full else ("", POLL_TIMEOUT_MS)
+        records = await self._log.poll(timeout_ms=timeout_ms, max_records=POLL_RECORDS, without=without)
         if records:
             outcomes = await self._outcomes(records)
             await self._publisher.send_all([r for r in outcomes if not is_reply(r)])

@@ -81,8 +81,8 @@ class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
         self._is_careful_next = self._is_found = False
         self.joined = False
 
-    async def poll(self, *, timeout_ms: int, max_records: int) -> list[Record | Unreadable]:
-        """The next records, in order within a partition; none while an epoch begins."""
+    async def poll(self, *, timeout_ms: int, max_records: int, without: str = "") -> list[Record | Unreadable]:
+        """The next records, in order within a partition; none while an epoch begins, and none of a topic `without`."""
         try:
             if self._consumer is None:
                 await self._open()
@@ -92,7 +92,11 @@ class GroupLog(ConsumerRebalanceListener):  # type: ignore[misc]
                 return []
             if self._careful:
                 return await self._poll_carefully()
-            polled = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=max_records)
+            wanted = [tp for tp in self._consumer.assignment() if tp.topic != without] if without else []
+            if without and not wanted:  # the client takes none for all
+                await asyncio.sleep(timeout_ms / 1000)
+                return []
+            polled = await self._consumer.getmany(*wanted, timeout_ms=timeout_ms, max_records=max_records)
             if self._begun != self._epoch:
                 return []  # a rebalance began inside the poll
         except (UnavailableError, TimeoutError, *KAFKA_ERRORS) as error:

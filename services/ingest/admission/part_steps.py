@@ -116,14 +116,15 @@ class PartSteps:
         assert created is not None and created.growth is not None, "a stream is loaded that exists"
         mine = await self._parts.ids_of(created.id)
         before = await self._parts.ids_before(created)
+        view = self._view.batch(created.id)
+        assert view is not None, "what is known was read from the view, or waited for"
+        if mine.is_sealed and view.sealed is None and not view.is_terminal:
+            # Whoever sealed it may have died before it could tell. First, so that it is loaded again should this fail.
+            await self._tell_sealed(created.id, mine.num_lines)
         stream.loaded(mine.hashes, before, mine.num_lines)
         batch.at = Chunk(mine.num_lines, mine.num_bytes)
         if not mine.is_sealed:
             return
-        view = self._view.batch(created.id)
-        assert view is not None, "what is known was read from the view, or waited for"
-        if view.sealed is None and not view.is_terminal:  # whoever sealed it may have died before it could tell
-            await self._tell_sealed(created.id, mine.num_lines)
         if was_rolled(view, now_s):
             _roll(batch)
         else:

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 TICK_S, IDLE_TICK_S = 0.1, 0.5
 FAULT_BACKOFF_S = 1.0
 CONCURRENCY = 16
-# Of lines that wait to be written, all batches together; above this nothing more is read.
+# Of lines that wait to be written, all batches together; above this no more of them are read.
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 # What is over is remembered for so long after its last record, in case that its producer sends everything again.
 LINGER_S = 30.0
@@ -60,7 +60,7 @@ class TopicBatches:
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits to be written that nothing more should be read."""
+        """Whether so much waits to be written that no more should be read."""
         return sum(batch.stream.waiting_bytes for batch in self._batches.values()) > WAITING_BYTES_MAX
 
     async def take_over(self, partitions: Collection[int]) -> None:

@@ -80,12 +80,14 @@ class World:
     take_over: TakeOver | None = None
     batches: Batches = field(default_factory=Batches)
     joined: bool = True
+    left_out: list[str] = field(default_factory=list)
 
     def new_log(self, take_over: TakeOver, _held: Held) -> Any:
         self.take_over = take_over
         return self
 
-    async def poll(self, **_: int) -> list[Rec]:
+    async def poll(self, *, without: str, **_: int) -> list[Rec]:
+        self.left_out.append(without)
         if not self.waiting:
             self.stop.request(StopReason.SHUTDOWN)
         self.handed_out, self.waiting = self.waiting, []
@@ -164,6 +166,14 @@ async def test_request_goes_to_its_pool_with_its_own_bytes() -> None:
     assert all(h.is_single and h.tenant == "default" for h in headers)
     assert {record.partition for record in forwarded} == {0, 1}, "spread evenly"
     assert world.num_finished == 4, "two records, in two steps"
+
+
+async def test_lines_of_batches_stay_in_the_log_while_too_many_wait_to_be_written() -> None:
+    full = World(batches=Batches(is_full=True))
+    await admit(full, intake(line("a")))
+    assert set(full.left_out) == {TOPICS.batch_events.name}
+    assert full.on(TOPICS.requests("m", "interactive").name), "others do not wait"
+    assert set((await admit(World(), intake(line("b")))).left_out) == {""}
 
 
 async def test_repeated_request_is_forwarded_once_and_another_tenants_is_not_the_same() -> None:

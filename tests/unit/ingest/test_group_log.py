@@ -107,6 +107,26 @@ async def subject(monkeypatch: pytest.MonkeyPatch) -> Subject:
     return found
 
 
+async def test_what_is_held_is_not_committed_until_it_is_let_go(subject: Subject) -> None:
+    assert await subject.poll() == []
+    assert await subject.poll() == [5, 6, 7]
+    subject.log.finish()
+    subject.held = {TP: 6}
+    await subject.log.commit()
+    assert subject.consumers[-1].commits == [6]
+    await subject.log.commit()
+    assert subject.consumers[-1].commits == [6], "nothing new"
+    subject.held = {}
+    await subject.log.commit()
+    assert subject.consumers[-1].commits == [6, 8]
+
+
+async def test_topic_that_is_left_out_is_not_polled(subject: Subject) -> None:
+    assert await subject.poll() == []
+    assert await subject.log.poll(timeout_ms=0, max_records=3, without="t") == []
+    assert await subject.poll() == [5, 6, 7]
+
+
 async def test_client_that_gave_up_while_the_group_settles_joins_anew(subject: Subject) -> None:
     async def give_up() -> None:
         raise RebalanceInProgressError

@@ -290,7 +290,10 @@ async def test_owner_that_died_before_it_could_tell_that_it_sealed_is_helped_out
 
     second = world.owner()
     await second.take_over({0})
+    world.refusals = 1
     await world.turns(second)
+    assert world.parts()[0].sealed is None
+    await world.turns(second, 10)
     [part] = world.parts()
     assert part.sealed is not None
 
