@@ -57,13 +57,20 @@ STORY = (
     "line",
     "status",
     "error_code",
+    "because",
     "worker",
     "attempt",
+    "tries",
+    "redelivered",
     "trace_id",
     "trace_url",
+    "seconds.before_dispatch",
     "seconds.in_topic",
     "seconds.beside_engine",
     "seconds.in_engine",
+    "seconds.engine_queue",
+    "seconds.prefill",
+    "seconds.decode",
     "seconds.publishing",
     "seconds.collecting",
 )
@@ -195,10 +202,7 @@ def _with_waits(steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         at = step["at"]
         after = None if at is None or before is None else f"{at - before:+.3f}"
         where = ", ".join(f"{name} {value}" for name, value in step.items() if name not in ("step", "at"))
-        time_of_day = (
-            "" if at is None else time.strftime("%H:%M:%S", time.localtime(at)) + f".{int(at * 1000) % 1000:03d}"
-        )
-        yield {"step": step["step"], "time": time_of_day, "after_s": after, "where": where}
+        yield {"step": step["step"], "time": _time_of_day(at), "after_s": after, "where": where}
         before = before if at is None else at
 
 

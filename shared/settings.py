@@ -74,9 +74,11 @@ class TelemetrySettings(Block):
 
     otlp_endpoint: str = ""
     sample_ratio: float = Field(default=0.01, ge=0.0, le=1.0)
+    # Whether `/metrics` shows more than Python and the engine tell by themselves.
+    metrics: bool = True
     # Where a person looks at a trace: 'http://localhost:16686/trace/{trace_id}'.
     trace_url: str = ""
-    log_format: Literal["json", "text"] = "json"
+    log_format: Literal["auto", "json", "text"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -1,19 +1,18 @@
-"""How are traces made? OpenTelemetry set-up, W3C context through Kafka headers, and which lines are traced. SHELL.
+"""How are traces and metrics made? OpenTelemetry set-up, and which spans there are about records and lines. SHELL.
 
 One trace per batch for control work, always kept; one trace per line for the data path, linked to the batch's
 and kept for a share of the lines. The share is a function of (batch, line), so every service decides alike and
 lines that are not traced cost nothing. Messaging names follow semantic conventions 1.44.
 """
 
-import hashlib
-import logging
-import sys
+import os
+import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
 from typing import Any
 
-import structlog
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -23,12 +22,23 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.trace import Link, SpanContext, SpanKind, Tracer
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, SamplingResult
+from opentelemetry.trace import Span, SpanKind, Tracer
 
 from shared.metric_names import Metric
-from shared.record_headers import RequestHeaders
+from shared.record_headers import Header
 from shared.settings import TelemetrySettings
+from shared.span_attributes import Attributes, group_attributes, messaging_attributes
+from shared.trace_context import (
+    ChosenIds,
+    LineTrace,
+    context_from,
+    is_sampled,
+    keeps_root,
+    line_trace,
+    links_to,
+    traceparent_in,
+)
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 EXPORT_QUEUE_SPANS = 65_536
@@ -39,8 +49,6 @@ LINKS_MAX = 1_000
 # Of spans about groups of records, and of failed lines, each kind.
 SPANS_PER_SECOND = 10
 _OPERATION_TYPES = {"send": "send", "poll": "receive", "commit": "settle"}
-_propagator = TraceContextTextMapPropagator()
-_BATCH_ID, _LINE = "headrace.batch.id", "headrace.line"
 
 
 class Telemetry:
@@ -58,12 +66,15 @@ class Telemetry:
         serve_metrics: bool = False,
     ) -> None:
         self._provider: TracerProvider | None = None
+        self._ids = ChosenIds()
         if exporter is None and settings.otlp_endpoint:
             exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint.rstrip("/") + "/v1/traces")
         if exporter is not None:
             self._provider = TracerProvider(
-                resource=Resource.create({"service.name": f"headrace-{service}"}),
+                sampler=ParentBased(_Roots(settings.sample_ratio)),
+                resource=_resource(service),
                 span_limits=SpanLimits(max_links=LINKS_MAX),
+                id_generator=self._ids,
             )
             self._provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=EXPORT_QUEUE_SPANS))
             # Set before an engine starts: vLLM's own spans then go through this provider.
@@ -71,7 +82,11 @@ class Telemetry:
         self._ratio = settings.sample_ratio if self._provider else 0.0
         tracer = self._provider or trace.NoOpTracerProvider()
         self.tracer: Tracer = tracer.get_tracer("headrace", schema_url=SCHEMA_URL)
-        self.meters = MeterProvider([PrometheusMetricReader()]) if serve_metrics else metrics.NoOpMeterProvider()
+        self.meters = (
+            MeterProvider([PrometheusMetricReader()])
+            if serve_metrics and settings.metrics
+            else metrics.NoOpMeterProvider()
+        )
         self._meter = self.meters.get_meter("headrace", schema_url=SCHEMA_URL)
         # By kind of span: the second of the last one, and how many there were in it.
         self._told: dict[str, tuple[int, int]] = {}
@@ -113,10 +128,38 @@ class Telemetry:
 
     def traces_line(self, batch_id: str, line: int) -> bool:
         """Whether this line (0-based) belongs to the sampled share."""
+        return self._ratio > 0.0 and line_trace(batch_id, line).place < self._ratio
+
+    def trace_of_line(self, batch_id: str, line: int) -> LineTrace | None:
+        """The trace of a line (0-based), or None if it is not in the sampled share."""
         if self._ratio <= 0.0:
-            return False
-        digest = hashlib.blake2b(f"{batch_id}#{line}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest) < self._ratio * 2.0**64
+            return None
+        found = line_trace(batch_id, line)
+        return found if found.place < self._ratio else None
+
+    def begin_line(
+        self, found: LineTrace, name: str, attributes: Attributes, batch: str | None, at_s: float | None = None
+    ) -> Span:
+        """The root span of a line's trace, linked to the `traceparent` of its batch."""
+        at_ns = None if at_s is None else int(at_s * 1e9)
+        with self._ids.of(found):
+            return self.tracer.start_span(
+                name, Context(), SpanKind.PRODUCER, attributes, links=links_to(batch), start_time=at_ns
+            )
+
+    @contextmanager
+    def kept(self, name: str, parent: Context | None, attributes: Attributes, *linked: str | None) -> Iterator[Span]:
+        """A span that is kept: a part of the trace it is called in, or a new one that is linked to it.
+
+        `parent` None = the span that is current. A caller that does not trace its call still gets a trace of its batch.
+        """
+        caller = trace.get_current_span(parent).get_span_context()
+        links = links_to(*linked)
+        if caller.is_valid and not caller.trace_flags.sampled:
+            links.append(trace.Link(caller))
+            parent = Context()
+        with self.tracer.start_as_current_span(name, parent, SpanKind.INTERNAL, attributes, links=links) as span:
+            yield span
 
     @contextmanager
     def records(
@@ -126,34 +169,53 @@ class Telemetry:
 
         None where no record is traced, or when there were some a moment ago: the records' own spans tell of each.
         """
-        if not traceparents or not self.enabled or not self._has_room_for(operation):
+        kept = list(filter(is_sampled, traceparents)) if self.enabled else []
+        if not kept or not self._has_room_for(operation):
             yield
             return
-        attributes: dict[str, str | int] = {
-            "messaging.system": "kafka",
-            "messaging.operation.name": operation,
-            "messaging.operation.type": _OPERATION_TYPES[operation],
-            "messaging.destination.name": topic,
-            "messaging.batch.message_count": num_records,
-        }
-        links = [link for traceparent in traceparents[:LINKS_MAX] for link in links_to(traceparent)]
+        attributes = group_attributes(operation, _OPERATION_TYPES[operation], topic, num_records)
+        links = links_to(*kept[:LINKS_MAX])
         context = context_from(parent) or Context()
         with self.tracer.start_as_current_span(
             f"{operation} {topic}", context, SpanKind.CLIENT, attributes, links=links
         ):
             yield
 
-    def failed_line(
-        self, name: str, began_s: float, ended_s: float, error: str, attributes: Mapping[str, str | int]
+    def failure(
+        self,
+        name: str,
+        error: str,
+        attributes: Attributes,
+        *,
+        parent: str | None = None,
+        line: LineTrace | None = None,
+        began_s: float | None = None,
+        ended_s: float | None = None,
     ) -> None:
-        """A trace of its own for a line that failed and is not in the sampled share; some a second."""
-        if not self.enabled or not self._has_room_for("failed"):
+        """A span about what failed: in the trace of its caller if that is kept, else a trace of its own; some a second.
+
+        The latter is the trace of its `line` if it is one, and is linked to its caller's. Times are Unix seconds.
+        """
+        if not self.enabled or not self._has_room_for("failure"):
             return
-        span = self.tracer.start_span(
-            name, Context(), SpanKind.INTERNAL, {**attributes, "error.type": error}, start_time=int(began_s * 1e9)
-        )
+        attributes = {**attributes, "error.type": error}
+        began_ns, ended_ns = (None if at is None else int(at * 1e9) for at in (began_s, ended_s))
+        if is_sampled(parent):
+            span = self.tracer.start_span(
+                name, context_from(parent), SpanKind.INTERNAL, attributes, start_time=began_ns
+            )
+        else:
+            with self._ids.of(line) if line else nullcontext():
+                span = self.tracer.start_span(
+                    name, Context(), SpanKind.INTERNAL, attributes, links=links_to(parent), start_time=began_ns
+                )
         span.set_status(trace.StatusCode.ERROR)
-        span.end(int(ended_s * 1e9))
+        span.end(ended_ns)
+
+    def parked(self, topic: str, partition: int, offset: int, error: str, headers: Iterable[Header] | None) -> None:
+        """A span about a record that becomes a dead letter; the letter has the headers, and so the same trace."""
+        attributes = messaging_attributes("process", "process", topic, partition, offset)
+        self.failure(f"process {topic}", error, attributes, parent=traceparent_in(headers))
 
     def _has_room_for(self, kind: str) -> bool:
         second, (known, number) = int(time.monotonic()), self._told.get(kind, (-1, 0))
@@ -184,89 +246,34 @@ class SampledHistogram:
             self._histogram.record(value, labels)
 
 
-def traceparent_of(span: trace.Span) -> str | None:
-    """The W3C header of a span, or None for one that is not recorded."""
-    if not span.get_span_context().is_valid:
-        return None
-    carrier: dict[str, str] = {}
-    _propagator.inject(carrier, trace.set_span_in_context(span))
-    return carrier.get("traceparent")
+class _Roots(Sampler):
+    """Decides about spans without a parent."""
+
+    def __init__(self, ratio: float) -> None:
+        self._ratio = ratio
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Any = None,
+        links: Any = None,
+        trace_state: Any = None,  # noqa: ARG002 - the interface names it
+    ) -> SamplingResult:
+        decides = ALWAYS_ON if keeps_root(name, kind, trace_id, attributes or {}, self._ratio) else ALWAYS_OFF
+        return decides.should_sample(parent_context, trace_id, name, kind, attributes, links)
+
+    def get_description(self) -> str:
+        return "HeadraceRoots"
 
 
-def context_from(traceparent: str | None) -> Context | None:
-    """The remote parent that a `traceparent` names; None when there is none."""
-    if not traceparent:
-        return None
-    return _propagator.extract({"traceparent": traceparent})
-
-
-def links_to(traceparent: str | None) -> list[Link]:
-    """A link to the span that a `traceparent` names."""
-    context = context_from(traceparent)
-    if context is None:
-        return []
-    target: SpanContext = trace.get_current_span(context).get_span_context()
-    return [Link(target)] if target.is_valid else []
-
-
-def line_attributes(batch_id: str, line: int, custom_id: str | None = None) -> dict[str, str | int]:
-    """Attributes by which a line's spans are found; `line` is 1-based as users count."""
-    attributes: dict[str, str | int] = {
-        _BATCH_ID: batch_id,
-        "messaging.message.conversation_id": batch_id,
-        _LINE: line + 1,
-    }
-    return attributes | ({"headrace.custom_id": custom_id} if custom_id is not None else {})
-
-
-def request_attributes(headers: RequestHeaders, custom_id: str) -> dict[str, str | int]:
-    """As `line_attributes`; a request without a batch is found by the id that its caller gave it."""
-    if not headers.is_single:
-        return line_attributes(headers.batch_id, headers.line, custom_id)
-    return {"messaging.message.conversation_id": headers.request, "headrace.custom_id": custom_id}
-
-
-def messaging_attributes(
-    operation: str, kind: str, topic: str, partition: int, offset: int | None = None
-) -> dict[str, str | int]:
-    """Messaging attributes of a span about one record."""
-    attributes: dict[str, str | int] = {
-        "messaging.system": "kafka",
-        "messaging.operation.name": operation,
-        "messaging.operation.type": kind,
-        "messaging.destination.name": topic,
-        "messaging.destination.partition.id": str(partition),
-    }
-    return attributes | ({"messaging.kafka.offset": offset} if offset is not None else {})
-
-
-def with_trace(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: inside a span, which trace a line of the log belongs to."""
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
-        event["trace_id"], event["span_id"] = f"{context.trace_id:032x}", f"{context.span_id:016x}"
-    return event
-
-
-def set_up_logging(settings: TelemetrySettings) -> None:
-    """structlog to standard output: JSON for machines, text for people."""
-    level = getattr(logging, settings.log_level.upper())
-    logging.basicConfig(
-        level=max(level, logging.WARNING), stream=sys.stdout, format="%(levelname)s %(name)s %(message)s"
-    )
-    renderer = (
-        structlog.dev.ConsoleRenderer(colors=False)
-        if settings.log_format == "text"
-        else structlog.processors.JSONRenderer()
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            with_trace,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        cache_logger_on_first_use=True,
+def _resource(service: str) -> Resource:
+    return Resource.create(
+        {
+            "service.name": f"headrace-{service}",
+            "service.version": version("headrace"),
+            "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
+        }
     )

@@ -19,11 +19,12 @@ from shared.health import serve_health
 from shared.kafka import make_producer, start_client, stop_client
 from shared.lifecycle import Deadline, Stop, run_service, stop_on_signals
 from shared.log_reader import LogReader
+from shared.logs import set_up_logging
 from shared.object_store import ObjectStore
 from shared.open_store import open_store
 from shared.publisher import Publisher
 from shared.settings import load_settings
-from shared.telemetry import Telemetry, set_up_logging
+from shared.telemetry import Telemetry
 from shared.topic_setup import prepare_topics
 from shared.topics import Topics
 from shared.traced_store import TracedStore
@@ -136,7 +137,7 @@ class CollectorProcess:
 async def run() -> int:
     """Read the settings and collect."""
     settings = load_settings(CollectorSettings)
-    set_up_logging(settings.telemetry)
+    set_up_logging(settings.telemetry, "collector")
     return await CollectorProcess(settings).run()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 from aiokafka import TopicPartition
+from aiokafka.structs import RecordMetadata
 
 from services.collector.audit import Consumed, GiveUp, Redrive, requests_of, verdict
 from services.collector.ledger import Ledger, ShardId
@@ -26,6 +27,7 @@ from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import CompletionHeaders, RequestHeaders, completion_headers, request_headers
 from shared.telemetry import Telemetry
 from shared.topics import Topic, Topics, completion_key, facet_key, num_shards, partition_of
+from shared.trace_context import traceparent_in
 
 log = structlog.get_logger(__name__)
 
@@ -94,6 +96,7 @@ class Auditor:
         self._publisher = publisher
         self._store = store
         self._claims = claims
+        self._telemetry = telemetry
         self._num_redriven = telemetry.counter(LINES_REDRIVEN)
         self._ends: dict[tuple[ShardId, int, int], int] = {}
 
@@ -162,7 +165,7 @@ class Auditor:
         num_sent = 0
         async for lines in self._chunks(suspect, missing):
             records = [self._request(suspect, line, attempt) for line in lines]
-            for written in await self._publisher.send_all(records):
+            for written in await self._send(suspect, records):
                 partition = f"{written.topic}/{written.partition}"
                 offsets[partition] = max(offsets.get(partition, -1), written.offset)
             num_sent += len(lines)
@@ -173,6 +176,12 @@ class Auditor:
         home = partition_of(batch_id, topic.partitions)
         await self._publisher.send(OutgoingRecord(topic.name, encode(facet), home, key))
         self._open_batches.apply(key.decode(), encode(facet))
+
+    async def _send(self, suspect: Suspect, records: list[OutgoingRecord]) -> list[RecordMetadata]:
+        """In the batch's trace, linked to the lines' own, in which they go on."""
+        traced = [found for record in records if (found := traceparent_in(record.headers))]
+        with self._telemetry.records("send", records[0].topic, traced, len(records), suspect.created.traceparent):
+            return await self._publisher.send_all(records)
 
     async def _give_up(self, suspect: Suspect, missing: list[int]) -> None:
         log.error("lost lines are given up", batch_id=suspect.shard_id[0], num_lines=len(missing))
@@ -198,6 +207,7 @@ class Auditor:
 
     def _request(self, suspect: Suspect, line: Line, attempt: int) -> OutgoingRecord:
         created = suspect.created
+        traced = self._telemetry.trace_of_line(created.id, line.number)
         headers = RequestHeaders(
             batch_id=created.id,
             line=line.number,
@@ -205,6 +215,7 @@ class Auditor:
             deadline_s=created.expires_at,
             attempt=attempt,
             tenant=created.tenant,
+            traceparent=traced.traceparent if traced else None,
         )
         topic = suspect.topic_of(line.value or b"")
         partition = next(self._turns) % topic.partitions

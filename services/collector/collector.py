@@ -41,8 +41,10 @@ from shared.pace import Pace
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import CompletionHeaders, read_completion_headers
 from shared.segment import Entry, Segment, SegmentBuilder, flush_due
-from shared.telemetry import Telemetry, context_from, line_attributes, messaging_attributes
+from shared.span_attributes import line_attributes, messaging_attributes
+from shared.telemetry import Telemetry
 from shared.topics import Topics, facet_key, partition_of
+from shared.trace_context import context_from, is_sampled
 
 log = structlog.get_logger(__name__)
 
@@ -321,12 +323,15 @@ class PartitionCollector:
         log.info("segments removed", partition=self._tp.partition, num_removed=num_removed, chain_start=start)
 
     def _trace(self, record: Record, headers: CompletionHeaders, verdict: object) -> None:
-        if not headers.traceparent or not self._telemetry.enabled or isinstance(verdict, Dropped):
+        traceparent = headers.traceparent
+        if traceparent is None or not is_sampled(traceparent) or not self._telemetry.enabled:
+            return
+        if isinstance(verdict, Dropped):
             return
         attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
         attributes |= line_attributes(headers.batch_id, headers.line)
-        parent = context_from(headers.traceparent)
-        self._traced.append(headers.traceparent)
+        parent = context_from(traceparent)
+        self._traced.append(traceparent)
         self._spans.append(
             self._telemetry.tracer.start_span(f"process {record.topic}", parent, SpanKind.CONSUMER, attributes)
         )
@@ -337,6 +342,7 @@ class PartitionCollector:
         )
         await self._publisher.send(dead_letter(self._topics, record, UNREADABLE, reason))
         self._num_parked.add(1, {"error_type": UNREADABLE})
+        self._telemetry.parked(record.topic, record.partition, record.offset, UNREADABLE, record.headers)
 
 
 def _line_of(value: bytes, headers: CompletionHeaders) -> bytes:

@@ -21,8 +21,10 @@ from shared.guesses import RESULT_FILENAME
 from shared.messages import BatchClosed, BatchCreated, ShardClosed, StoredFile, Usage, encode
 from shared.metric_names import BATCH_DURATION, BATCHES_CLOSED
 from shared.object_store import ObjectStore, file_key, final_key, manifest_key, read_json, shard_key
-from shared.telemetry import Telemetry, context_from
+from shared.span_attributes import BATCH_ID
+from shared.telemetry import Telemetry
 from shared.topics import num_shards
+from shared.trace_context import context_from
 
 OTHER_SHARDS_POLL_S = 0.5
 SHARD_RECORD = "final.json"
@@ -67,7 +69,7 @@ class Finalizer:
         if known := await read_json(self._store, final_key(batch_id), BatchClosed):
             return known if closed.shard.number == 0 else None
         with self._telemetry.tracer.start_as_current_span(
-            "finalise batch", context_from(manifest.traceparent), attributes={"headrace.batch.id": batch_id}
+            "finalise batch", context_from(manifest.traceparent), attributes={BATCH_ID: batch_id}
         ):
             if num_shards(closed.shard.batch_total) == 1:
                 return await self._end_small_batch(closed, manifest)

@@ -28,10 +28,11 @@ from shared.health import serve_health
 from shared.kafka import make_producer, start_client, stop_client
 from shared.lifecycle import Stop, StopReason, run_service, stop_on_signals
 from shared.log_reader import LogReader
+from shared.logs import set_up_logging
 from shared.open_store import open_store
 from shared.publisher import Publisher
-from shared.settings import load_settings
-from shared.telemetry import Telemetry, set_up_logging
+from shared.settings import TelemetrySettings, load_settings
+from shared.telemetry import Telemetry
 from shared.topic_setup import prepare_topics
 from shared.topics import REQUEST_CLASSES, Topics
 
@@ -42,7 +43,7 @@ DEATH_POLL_S = 1.0
 HUNG_EXIT_CODE = 70
 
 
-def make_engine(settings: WorkerSettings) -> Engine:
+def make_engine(settings: WorkerSettings, telemetry: TelemetrySettings) -> Engine:
     """The engine that the settings name; imports are local because each needs packages that the others do not."""
     if not settings.model:
         raise SetupError("HEADRACE_INFERENCE__MODEL is not set: name the model that this worker serves")
@@ -50,7 +51,7 @@ def make_engine(settings: WorkerSettings) -> Engine:
         case "vllm":
             from services.inference.vllm_engine import VllmEngine
 
-            return VllmEngine(settings)
+            return VllmEngine(settings, telemetry.otlp_endpoint)
         case "openai":
             from services.inference.openai_engine import OpenAIEngine
 
@@ -85,7 +86,7 @@ class WorkerProcess:
         """Start, work, drain; the exit code."""
         stop_on_signals(self._stop)
         telemetry = Telemetry("inference", self._settings.telemetry, serve_metrics=True)
-        engine = make_engine(self._worker)
+        engine = make_engine(self._worker, self._settings.telemetry)
         async with serve_health(self._settings.health, self._not_ready):
             try:
                 await prepare_topics(self._settings.kafka, self._topics.all_for((self._worker.model,)))
@@ -205,7 +206,7 @@ class WorkerProcess:
 def check(settings: InferenceSettings) -> None:
     """What can be known about the engine and its model before anything starts; raises SetupError."""
     worker = settings.inference
-    make_engine(worker)
+    make_engine(worker, settings.telemetry)
     if worker.engine == "vllm":
         from services.inference.vllm_engine import check_model
 
@@ -221,7 +222,7 @@ async def run() -> int:
     if arguments.check:
         check(settings)
         return 0
-    set_up_logging(settings.telemetry)
+    set_up_logging(settings.telemetry, "inference")
     return await WorkerProcess(settings).run()
 
 

@@ -142,6 +142,10 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         """Whether this record killed its process when it ran alone."""
         return self._tracker(tp).is_condemned(offset)
 
+    def was_with_a_dead_worker(self, tp: TopicPartition, offset: int) -> bool:
+        """Whether an owner that died may have had this record, as far as its note says."""
+        return self._tracker(tp).may_have_run(offset)
+
     def acquit(self) -> None:
         """Drop all suspicion: the suspects did not come."""
         for tracker in self._trackers.values():

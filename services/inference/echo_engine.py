@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from services.inference import echo_bodies
 from services.inference.echo_bodies import BadRequest
-from services.inference.engine import Answer, EngineLoad, EngineRequest, EngineResult
+from services.inference.engine import Answer, EngineLoad, EngineRequest, EngineResult, EngineTimes
 from services.inference.settings import EchoSettings
 from shared.openai_batch import ENDPOINTS, error_envelope
 
@@ -58,10 +58,10 @@ class EchoEngine:
             body, output_tokens = maker(echo)
         except BadRequest as error:
             return _refusal(400, str(error), param=error.param)
-        await self._take_time(request.request_id, output_tokens)
+        times = await self._take_time(request.request_id, output_tokens)
         if echo_bodies.fraction(request.request_id, "fail") < self._settings.failure_rate:
             return _refusal(500, "The echo engine was told to fail this request.", kind="server_error")
-        return Answer(200, echo_bodies.encode(body))
+        return Answer(200, echo_bodies.encode(body), times)
 
     async def cancel(self, request: EngineRequest) -> None:
         """Echoes are short; let them end."""
@@ -87,24 +87,27 @@ class EchoEngine:
         while s.hang_text and s.hang_text.encode() in body:
             time.sleep(1.0)
 
-    async def _take_time(self, request_id: str, output_tokens: int) -> None:
+    async def _take_time(self, request_id: str, output_tokens: int) -> EngineTimes | None:
         s = self._settings
         seconds = s.latency_s + s.latency_per_token_s * output_tokens
         if s.jitter_s:
             seconds += s.jitter_s * echo_bodies.fraction(request_id, "jitter")
         if seconds <= 0:
-            return
+            return None
+        began = time.monotonic()
         self._num_waiting += 1
         try:
             await self._slots.acquire()
         finally:
             self._num_waiting -= 1
+        queued_ms = int((time.monotonic() - began) * 1000)
         self._num_running += 1
         try:
             await asyncio.sleep(seconds)
         finally:
             self._num_running -= 1
             self._slots.release()
+        return EngineTimes(queued_ms, 0, int((time.monotonic() - began) * 1000) - queued_ms)
 
 
 def _refusal(

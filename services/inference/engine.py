@@ -17,11 +17,22 @@ class EngineRequest(msgspec.Struct, frozen=True):
     traceparent: str | None = None
 
 
+class EngineTimes(msgspec.Struct, frozen=True):
+    """Where a request's time went inside the engine: milliseconds in its queue, until the first token, and from
+    there to the last."""
+
+    queued_ms: int
+    prefill_ms: int
+    decode_ms: int
+
+
 class Answer(msgspec.Struct, frozen=True):
     """An HTTP-like answer: `body` is a JSON object in UTF-8; a status other than 200 is the engine's refusal."""
 
     status: int
     body: bytes
+    # As far as the engine tells.
+    times: EngineTimes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ class EngineRoom:
         if isinstance(result, EngineDead):
             self._die(result.reason)
         elif not self._abandoned:
-            self._finish(Done(job, result, entered_at, time.time()))
+            self._finish(Done(job, result.completion, entered_at, time.time(), result.tries, result.times))
 
     def _finish(self, done: Done) -> None:
         self._done.append(done)

@@ -2,7 +2,7 @@
 
 from services.inference.completion import completion_headers_for
 from services.inference.job import Done
-from shared.line_times import LineTimes
+from shared.line_times import UNKNOWN, LineTimes
 from shared.publisher import OutgoingRecord
 from shared.record_headers import completion_headers
 from shared.result_records import result_record
@@ -27,12 +27,17 @@ def finished_record(topics: Topics, done: Done, worker_id: str, claim: str = "")
 
 def line_times(done: Done, worker_id: str) -> str:
     """When this worker had the line, as a header."""
-    job = done.job
+    job, inside = done.job, done.times
     return LineTimes(
         worker=worker_id,
         attempt=job.headers.attempt,
+        tries=done.tries,
+        redelivered=int(job.redelivered),
         sent_ms=int(job.sent_at * 1000),
-        taken_ms=int(job.taken_at * 1000),
+        fetched_ms=int(job.fetched_at * 1000),
         entered_ms=int(done.entered_at * 1000),
         left_ms=int(done.left_at * 1000),
+        queued_ms=inside.queued_ms if inside else UNKNOWN,
+        prefill_ms=inside.prefill_ms if inside else UNKNOWN,
+        decode_ms=inside.decode_ms if inside else UNKNOWN,
     ).header()

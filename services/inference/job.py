@@ -5,6 +5,7 @@ from aiokafka import TopicPartition
 from opentelemetry import trace
 
 from services.inference.completion import Completion
+from services.inference.engine import EngineTimes
 from shared.record_headers import RequestHeaders
 from shared.topics import INTERACTIVE
 
@@ -21,9 +22,11 @@ class Job(msgspec.Struct, frozen=True):
     prompt: bytes
     request_id: str
     span: trace.Span | None = None
-    # When its record was written, and taken by this worker, in Unix seconds.
+    # When its record was written, and fetched by this worker, in Unix seconds.
     sent_at: float = 0.0
-    taken_at: float = 0.0
+    fetched_at: float = 0.0
+    # A worker that died may have had it before.
+    redelivered: bool = False
 
     @property
     def deadline_s(self) -> int:
@@ -36,6 +39,14 @@ class Job(msgspec.Struct, frozen=True):
         return self.headers.request_class == INTERACTIVE
 
 
+class Run(msgspec.Struct, frozen=True):
+    """How a job ended in the engine, which was asked so many times; `times` is what it says of the last."""
+
+    completion: Completion
+    tries: int = 0
+    times: EngineTimes | None = None
+
+
 class Done(msgspec.Struct, frozen=True):
     """A job and the line that it ended as; when it entered and left the engine in Unix seconds, 0 if it never did."""
 
@@ -43,3 +54,5 @@ class Done(msgspec.Struct, frozen=True):
     completion: Completion
     entered_at: float = 0.0
     left_at: float = 0.0
+    tries: int = 0
+    times: EngineTimes | None = None

@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind
 
 from services.inference.completion import Completion, answered, unanswered
 from services.inference.engine import Answer, Engine, EngineDead, EngineRequest, EngineResult, Retry
-from services.inference.job import Job
+from services.inference.job import Job, Run
 from shared.guesses import CANCELLED_MESSAGE
 from shared.openai_batch import (
     CANCELLED_CODE,
@@ -22,7 +22,9 @@ from shared.openai_batch import (
     REQUEST_EXPIRED_MESSAGE,
     operation_of,
 )
-from shared.telemetry import Telemetry, context_from, request_attributes, traceparent_of
+from shared.span_attributes import request_attributes
+from shared.telemetry import Telemetry
+from shared.trace_context import context_from, is_sampled, traceparent_of
 
 log = structlog.get_logger(__name__)
 
@@ -62,36 +64,36 @@ class LineRunner:
             return unanswered(job.headers, job.custom_id, code, message)
         return None
 
-    async def run(self, job: Job, request: EngineRequest) -> Completion | EngineDead:
+    async def run(self, job: Job, request: EngineRequest) -> Run | EngineDead:
         """Ask until there is an answer, or a reason not to."""
         refusal = self.refusal(job)
         tries = 0
         while refusal is None:
             result = await self._traced(job, request)
+            tries += 1
             if refusal := self.refusal(job):
                 break
             match result:
                 case Answer():
-                    return self._answered(job, result)
+                    return Run(self._answered(job, result), tries, result.times)
                 case EngineDead():
                     return result
                 case Retry(reason=reason, last=last):
-                    tries += 1
                     # Without anything to settle for this is an outage: wait it out, burn no record.
                     if last is not None and tries >= self._tries:
-                        return self._answered(job, last)
+                        return Run(self._answered(job, last), tries)
                     log.warning("engine busy, trying again", reason=reason, tries=tries, request_id=job.request_id)
                     await asyncio.sleep(min(RETRY_MAX_S, RETRY_BASE_S * 2 ** min(tries, 10)) * random.uniform(0.5, 1))
                     refusal = self.refusal(job)
                 case _:
                     assert_never(result)
-        return refusal
+        return Run(refusal, tries)
 
     def _answered(self, job: Job, answer: Answer) -> Completion:
         return answered(job.headers, job.custom_id, job.request_id, answer, duplicate_errors=self._duplicate_errors)
 
     async def _traced(self, job: Job, request: EngineRequest) -> EngineResult:
-        if not request.traceparent or not self._telemetry.enabled:
+        if not is_sampled(request.traceparent) or not self._telemetry.enabled:
             return await self._engine.answer(request)
         operation = operation_of(job.url)
         attributes = request_attributes(job.headers, job.custom_id) | {

@@ -91,6 +91,10 @@ class OffsetTracker:
         """Whether this record killed its process when it ran alone."""
         return offset in self._note.condemned
 
+    def may_have_run(self, offset: int) -> bool:
+        """Whether an owner that died may have had it."""
+        return self._note.deaths > 0 and offset < self._note.suspects_end
+
     def finish(self, offset: int) -> None:
         """The completion of `offset` is acknowledged; offsets that are not in flight are ignored."""
         self._in_flight.discard(offset)

@@ -34,8 +34,10 @@ from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, read_request_headers
 from shared.replies import Replies
 from shared.result_records import is_reply, result_record
-from shared.telemetry import Telemetry, context_from, messaging_attributes, request_attributes, traceparent_of
+from shared.span_attributes import messaging_attributes, request_attributes
+from shared.telemetry import Telemetry
 from shared.topics import Topics
+from shared.trace_context import context_from, is_sampled, traceparent_in, traceparent_of
 
 log = structlog.get_logger(__name__)
 
@@ -193,6 +195,7 @@ class RequestFeed:
         completion = unanswered(job.headers, job.custom_id, WORKER_KILLED, KILLED_MESSAGE)
         await self._publisher.send(dead_letter(self._topics, record, WORKER_KILLED, KILLED_MESSAGE))
         self._num_parked.add(1, {"error_type": WORKER_KILLED})
+        self._telemetry.parked(record.topic, record.partition, record.offset, WORKER_KILLED, record.headers)
         await self._answer(finished_record(self._topics, Done(job, completion), self._worker_id))
         self._assigned.finish(job.tp, job.offset)
 
@@ -206,11 +209,11 @@ class RequestFeed:
         except (msgspec.MsgspecError, RecursionError) as error:
             raise UnreadableRecord(f"not a request line: {error}") from None
         body = bytes(line.body)
-        span = self._open_span(record, headers, line.custom_id)
+        tp, span = TopicPartition(record.topic, record.partition), self._open_span(record, headers, line.custom_id)
         if span is not None:
             headers = headers.with_traceparent(traceparent_of(span))
         return Job(
-            tp=TopicPartition(record.topic, record.partition),
+            tp=tp,
             offset=record.offset,
             headers=headers,
             custom_id=line.custom_id,
@@ -220,11 +223,14 @@ class RequestFeed:
             request_id=headers.answer_id,
             span=span,
             sent_at=record.timestamp / 1000,
-            taken_at=time.time(),
+            fetched_at=time.time(),
+            redelivered=self._assigned.was_with_a_dead_worker(
+                TopicPartition(record.topic, record.partition), record.offset
+            ),
         )
 
     def _open_span(self, record: Record, headers: RequestHeaders, custom_id: str) -> Span | None:
-        if not headers.traceparent or not self._telemetry.enabled:
+        if not is_sampled(headers.traceparent) or not self._telemetry.enabled:
             return None
         attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
         attributes |= {"messaging.consumer.group.name": record.topic}
@@ -239,6 +245,7 @@ class RequestFeed:
         )
         await self._publisher.send(dead_letter(self._topics, record, UNREADABLE, reason))
         self._num_parked.add(1, {"error_type": UNREADABLE})
+        self._telemetry.parked(record.topic, record.partition, record.offset, UNREADABLE, record.headers)
         with contextlib.suppress(UnreadableRecord):  # whoever is named in it is told; a batch's line is found missing
             headers = read_request_headers(record.headers)
             if headers.is_single:
@@ -249,8 +256,7 @@ class RequestFeed:
 
 def traceparents_of(records: Sequence[Record]) -> list[str]:
     """Those that records carry."""
-    found = [value for record in records for name, value in record.headers or () if name == "traceparent" and value]
-    return [value.decode("ascii", "replace") for value in found]
+    return [found for record in records if (found := traceparent_in(record.headers))]
 
 
 def _has_claim(record: Record) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from services.inference.engine import EngineRequest
+from services.inference.engine import EngineRequest, EngineTimes
 
 # The body is the user's: what would change how the worker is answered is overwritten.
 FORCED_FIELDS: Mapping[str, Any] = {"stream": False, "background": False}
@@ -71,3 +71,11 @@ def scope_of(request: EngineRequest, app: Any) -> dict[str, Any]:
 def engine_ids(request_id: str) -> list[str]:
     """All names under which vLLM may know the request, by endpoint."""
     return [f"chatcmpl-{request_id}", f"cmpl-{request_id}-0", f"embd-{request_id}-0", f"embd-{request_id}", request_id]
+
+
+def engine_times(metrics: Any) -> EngineTimes | None:
+    """What vLLM measured of one generation; None unless it tells of all three parts."""
+    parts = [getattr(metrics, name, None) for name in ("queue_time_ms", "time_to_first_token_ms", "generation_time_ms")]
+    if any(part is None for part in parts):
+        return None
+    return EngineTimes(*(max(0, round(part)) for part in parts if part is not None))

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from services.inference.engine import Answer, EngineDead, EngineLoad, EngineRequest, EngineResult, Retry
+from services.inference.engine import Answer, EngineDead, EngineLoad, EngineRequest, EngineResult, EngineTimes, Retry
 from services.inference.lora import LoraAdapters
 from services.inference.settings import WorkerSettings
 from services.inference.vllm_calls import (
@@ -23,12 +23,20 @@ from services.inference.vllm_calls import (
     FORCED_FIELDS_ON_CPU,
     body_without,
     engine_ids,
+    engine_times,
     fields_of,
     model_of_body,
     scope_of,
 )
 from services.inference.vllm_load import read_load
-from services.inference.vllm_names import CHAT_HANDLER, COMPLETION_HANDLER, EMBEDDING_HANDLER, MODELS_HANDLER, find
+from services.inference.vllm_names import (
+    CHAT_HANDLER,
+    COMPLETION_HANDLER,
+    EMBEDDING_HANDLER,
+    MODELS_HANDLER,
+    SHOW_TIMES,
+    find,
+)
 from shared.errors import SetupError
 from shared.openai_batch import error_envelope
 
@@ -67,8 +75,10 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, otlp_endpoint: str = "") -> None:
+        """`otlp_endpoint` = where spans go; vLLM then has one of its own for each request that is traced."""
         self._settings = settings
+        self._otlp_endpoint = otlp_endpoint
         self._adapters = LoraAdapters(settings.lora_folder)
         self._stack = contextlib.AsyncExitStack()
         self.endpoints: tuple[str, ...] = ()
@@ -80,6 +90,7 @@ class VllmEngine:
         self._handlers: dict[str, tuple[Any, Any]] = {}
         self._to_error: Any = None
         self._error_class: Any = None
+        self._shows_times = False
         self._through_app_now: dict[str, asyncio.Event] = {}
 
     def adapters(self) -> tuple[str, ...]:
@@ -90,6 +101,7 @@ class VllmEngine:
         """Load the model and answer one request; raises SetupError when vLLM cannot serve it."""
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(self._settings.cpu_kv_cache_gib))
         try:
             self._prepare_cpu()
@@ -173,6 +185,10 @@ class VllmEngine:
         self.endpoints = GENERATE_ENDPOINTS if "generate" in tasks else EMBED_ENDPOINTS if "embed" in tasks else ()
         self.endpoints += _served(self._app.routes, EXTENSION_ENDPOINTS)
         self.num_slots = int(self._engine.vllm_config.scheduler_config.max_num_seqs)
+        self._shows_times = bool(getattr(arguments, SHOW_TIMES, False))
+        for name in (CHAT_HANDLER, COMPLETION_HANDLER):
+            if hasattr(handler := getattr(state, name, None), SHOW_TIMES) and not arguments.disable_log_stats:
+                setattr(handler, SHOW_TIMES, True)
         self._handlers = _handlers_of(state)
 
     async def _adapter_problem(self, request: EngineRequest) -> Answer | None:
@@ -211,7 +227,9 @@ class VllmEngine:
             raise SetupError("vLLM cannot trace without statistics: leave out --disable-log-stats")
         arguments = [s.model_path or s.model, "--served-model-name", s.model]
         lora: dict[str, list[str]] = {"--enable-lora": []} if s.lora_folder else {}
-        defaults = {"--scheduling-policy": ["priority"]} | lora | self._cpu_arguments
+        traces = {"--otlp-traces-endpoint": [f"{self._otlp_endpoint.rstrip('/')}/v1/traces"]}
+        traced: dict[str, list[str]] = traces if self._otlp_endpoint and "--disable-log-stats" not in given else {}
+        defaults = {"--scheduling-policy": ["priority"]} | lora | traced | self._cpu_arguments
         for flag, values in defaults.items():
             arguments += [] if flag in given else [flag, *values]
         return [*arguments, *s.vllm_args]
@@ -240,8 +258,18 @@ class VllmEngine:
         if any(getattr(choice, "finish_reason", None) == "abort" for choice in getattr(result, "choices", ())):
             return Retry("the generation was aborted")
         if hasattr(result, "model_dump_json"):
-            return Answer(200, result.model_dump_json().encode())
+            times = self._times_of(result)
+            return Answer(200, result.model_dump_json().encode(), times)
         return Answer(result.status_code, bytes(result.body))
+
+    def _times_of(self, result: Any) -> EngineTimes | None:
+        """What vLLM measured, which its body tells only if its own switch asks for it."""
+        found = getattr(result, "metrics", None)
+        if found is None:
+            return None
+        if not self._shows_times:
+            result.metrics = None
+        return engine_times(found)
 
     def _error_answer(self, error: Any) -> Answer:
         return Answer(int(error.error.code), error.model_dump_json().encode())

@@ -26,6 +26,8 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 # Attributes of the application's state that hold handlers; one that a model does not support is absent.
 CHAT_HANDLER, COMPLETION_HANDLER = "openai_serving_chat", "openai_serving_completion"
 EMBEDDING_HANDLER, MODELS_HANDLER = "serving_embedding", "openai_serving_models"
+# A switch of the two that generate: an answer carries what the engine measured.
+SHOW_TIMES = "enable_per_request_metrics"
 # What is called of the engine client.
 ENGINE_MEMBERS = ("abort", "dead_error", "errored", "get_supported_tasks", "is_sleeping")
 

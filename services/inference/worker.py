@@ -34,8 +34,10 @@ from shared.pace import Pace
 from shared.publisher import OutgoingRecord, Publisher
 from shared.replies import Replies
 from shared.result_records import is_reply
-from shared.telemetry import Telemetry, request_attributes
+from shared.span_attributes import request_attributes
+from shared.telemetry import Telemetry
 from shared.topics import BATCH, RECORD_BYTES_MAX, Topics
+from shared.trace_context import trace_of
 
 log = structlog.get_logger(__name__)
 
@@ -157,8 +159,11 @@ class Worker:
             await self._publish(small, [self._record(d) for d in small])
 
     async def _publish(self, done: Sequence[Done], records: Sequence[OutgoingRecord]) -> None:
-        await self._publisher.send_all([r for r in records if not is_reply(r)])
-        await self._replies.send_all([r for r in records if is_reply(r)])
+        traced = [d.job.headers.traceparent for d in done if d.job.span is not None and d.job.headers.traceparent]
+        parent = traced[0] if len(done) == len(traced) == 1 else None
+        with self._telemetry.records("send", records[0].topic if records else "", traced, len(records), parent):
+            await self._publisher.send_all([r for r in records if not is_reply(r)])
+            await self._replies.send_all([r for r in records if is_reply(r)])
         for d in done:
             self._by_topic[d.job.tp.topic].finish(d.job.tp, d.job.offset)
             self._trace(d)
@@ -175,10 +180,15 @@ class Worker:
             if job.headers.traceparent:
                 self._unsettled.setdefault(job.tp.topic, []).append(job.headers.traceparent)
         elif not completion.succeeded and done.entered_at:
-            attributes = request_attributes(job.headers, job.custom_id)
-            name = f"{operation_of(job.url)} {self._identity.model}"
-            error = completion.error_code or "failed"
-            self._telemetry.failed_line(name, done.entered_at, done.left_at, error, attributes)
+            self._telemetry.failure(
+                f"{operation_of(job.url)} {self._identity.model}",
+                completion.error_code or "failed",
+                request_attributes(job.headers, job.custom_id),
+                parent=job.headers.traceparent,
+                line=trace_of(job.headers),
+                began_s=done.entered_at,
+                ended_s=done.left_at,
+            )
 
     async def _commit(self) -> None:
         unsettled, self._unsettled = self._unsettled, {}

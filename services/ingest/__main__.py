@@ -30,11 +30,12 @@ from shared.kafka import make_producer, start_client, stop_client
 from shared.lifecycle import Stop, run_service, stop_on_signals
 from shared.log_ends import LogEnds
 from shared.log_reader import LogReader
+from shared.logs import set_up_logging
 from shared.object_store import ObjectStore
 from shared.open_store import open_store
 from shared.publisher import Publisher
 from shared.settings import load_settings
-from shared.telemetry import Telemetry, set_up_logging
+from shared.telemetry import Telemetry
 from shared.topic_setup import prepare_topics
 from shared.topics import Topics
 from shared.traced_store import TracedStore
@@ -181,7 +182,7 @@ class IngestProcess:
 async def run() -> int:
     """Read the settings and serve."""
     settings = load_settings(IngestSettings)
-    set_up_logging(settings.telemetry)
+    set_up_logging(settings.telemetry, "ingest")
     return await IngestProcess(settings).run()
 
 

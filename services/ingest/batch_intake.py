@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 
 import msgspec
-from opentelemetry import trace
 
 from services.ingest.idempotency import Idempotency, Note
 from services.ingest.log_writer import LogWriter
@@ -17,7 +16,9 @@ from shared import identifiers
 from shared.errors import HeadraceError, ObjectExists
 from shared.messages import BatchCreated, StoredFile, encode
 from shared.object_store import ObjectStore, manifest_key
-from shared.telemetry import Telemetry, traceparent_of
+from shared.span_attributes import BATCH_ID
+from shared.telemetry import Telemetry
+from shared.trace_context import traceparent_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ class BatchIntake:
         now_ns = time.time_ns()
         now_s = now_ns // 10**9
         batch_id = identifiers.batch_id(now_ns, secrets.token_bytes(9))
-        with self._telemetry.tracer.start_as_current_span("create batch", kind=trace.SpanKind.INTERNAL) as span:
+        first = self._view.batch(order.retry_of) if order.retry_of else None
+        linked = first.created.traceparent if first else None
+        with self._telemetry.kept("create batch", None, {BATCH_ID: batch_id}, linked) as span:
             created = BatchCreated(
                 id=batch_id,
                 endpoint=order.endpoint,
@@ -110,7 +113,7 @@ class BatchIntake:
                 if held.fingerprint != order.fingerprint:
                     raise KeyConflict(f"The idempotency key '{idempotency_key}' was used with other parameters.")
                 created = held.created
-            span.set_attribute("headrace.batch.id", created.id)
+            span.set_attribute(BATCH_ID, created.id)
             # An earlier call with the key may have died at any point, so each step is made sure of.
             with contextlib.suppress(ObjectExists):
                 await self._store.create(manifest_key(created.id), encode(created))

@@ -7,8 +7,6 @@ from collections.abc import Callable
 import msgspec
 import structlog
 from aiokafka.structs import RecordMetadata
-from opentelemetry.context import Context
-from opentelemetry.trace import SpanKind
 
 from services.ingest.growing import destination_of, refused_line, with_destination
 from services.ingest.line_blocks import LineBlocks, PromptedLine
@@ -26,7 +24,8 @@ from shared.object_store import ObjectStore, file_key
 from shared.openai_batch import decode_request_line, model_of_line
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, request_headers
-from shared.telemetry import Telemetry, line_attributes, links_to, messaging_attributes, traceparent_of
+from shared.span_attributes import line_attributes, messaging_attributes
+from shared.telemetry import Telemetry
 from shared.topics import Topic, Topics, facet_key, partition_of
 
 log = structlog.get_logger(__name__)
@@ -223,22 +222,14 @@ class BatchRun:
     def _trace(self, number: int, value: bytes, topic: Topic, partition: int) -> str | None:
         """Begin the trace of a sampled line: a trace of its own, linked to the batch's."""
         created = self._created
-        if not self._telemetry.traces_line(created.id, number):
+        found = self._telemetry.trace_of_line(created.id, number)
+        if found is None:
             return None
         attributes = messaging_attributes("create", "create", topic.name, partition)
         attributes |= line_attributes(created.id, number, decode_request_line(value).custom_id)
-        span = self._telemetry.tracer.start_span(
-            f"create {topic.name}",
-            context=Context(),  # a root: no active span becomes its parent
-            kind=SpanKind.PRODUCER,
-            attributes=attributes,
-            links=links_to(created.traceparent),
-        )
-        span.end()
-        traceparent = traceparent_of(span)
-        if traceparent is not None:
-            self._traced.append(traceparent)
-        return traceparent
+        self._telemetry.begin_line(found, f"create {topic.name}", attributes, created.traceparent).end()
+        self._traced.append(found.traceparent)
+        return found.traceparent
 
 
 def dispatch_record(batches: Topic, batch_id: str, facet: BatchDispatched) -> OutgoingRecord:

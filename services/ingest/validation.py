@@ -17,8 +17,10 @@ from shared.errors import HeadraceError, ObjectExists, ObjectNotFound
 from shared.messages import BatchCreated, BatchDispatched, LineProblem, encode
 from shared.object_store import ObjectStore, validated_key
 from shared.publisher import Publisher
-from shared.telemetry import Telemetry, context_from
+from shared.span_attributes import BATCH_ID
+from shared.telemetry import Telemetry
 from shared.topics import Topics
+from shared.trace_context import context_from
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +58,7 @@ class Validation:
                 "validate batch",
                 context_from(created.traceparent),
                 SpanKind.INTERNAL,
-                {"headrace.batch.id": created.id},
+                {BATCH_ID: created.id},
             ):
                 facet = await self._judge(created)
                 facet = await decide_once(self._store, created.id, facet)

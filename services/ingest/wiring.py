@@ -169,6 +169,7 @@ def make_routers(s: IngestSettings, topics: Topics, ports: Ports, roles: Roles) 
         topics=topics,
         log_id=ports.log_id,
         new_reader=lambda: LogReader(s.kafka),
+        telemetry=ports.telemetry,
         trace_url=s.telemetry.trace_url,
     )
     lines_api = LinesApi(lookup=roles.lookup, stories=stories, gate=batches)

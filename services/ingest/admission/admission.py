@@ -39,8 +39,10 @@ from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, admitted_headers, read_admitted_headers, request_headers
 from shared.replies import Replies
 from shared.result_records import is_reply, result_record
-from shared.telemetry import Telemetry, context_from, messaging_attributes, request_attributes, traceparent_of
+from shared.span_attributes import messaging_attributes, request_attributes
+from shared.telemetry import Telemetry
 from shared.topics import Topics, admitted_key, partition_of
+from shared.trace_context import context_from, is_sampled, traceparent_of
 
 log = structlog.get_logger(__name__)
 
@@ -144,6 +146,7 @@ class Admission:
         log.warning("record parked", topic=record.topic, offset=record.offset, reason=reason)
         self._outcomes_of_turn["parked"] += 1
         self._num_parked.add(1, {"error_type": error})
+        self._telemetry.parked(record.topic, record.partition, record.offset, error, record.headers)
         return dead_letter(self._topics, record, error, reason)
 
     async def _lightened(self, record: OutgoingRecord) -> OutgoingRecord:
@@ -237,7 +240,7 @@ class Admission:
 
     def _traced(self, record: Record, headers: RequestHeaders, custom_id: str) -> RequestHeaders:
         """Continue the producer's trace."""
-        if not headers.traceparent or not self._telemetry.enabled:
+        if not is_sampled(headers.traceparent) or not self._telemetry.enabled:
             return headers
         attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
         attributes |= request_attributes(headers, custom_id)

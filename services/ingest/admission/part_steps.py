@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 import structlog
-from opentelemetry.trace import SpanKind
+from opentelemetry.context import Context
 
 from services.ingest.admission.batch_stream import BatchStream, Step
 from services.ingest.admission.part_record import wanted_part, was_rolled
@@ -29,8 +29,10 @@ from shared.openai_batch import unanswered_line
 from shared.record_headers import RequestHeaders
 from shared.replies import Replies
 from shared.result_records import result_record
-from shared.telemetry import Telemetry, context_from, traceparent_of
+from shared.span_attributes import BATCH_ID
+from shared.telemetry import Telemetry
 from shared.topics import Topics
+from shared.trace_context import context_from, traceparent_of
 
 log = structlog.get_logger(__name__)
 
@@ -131,11 +133,8 @@ class PartSteps:
             stream.is_over = True
 
     async def _create(self, batch: TopicBatch, now_s: float) -> None:
-        with self._telemetry.tracer.start_as_current_span(
-            "create batch",
-            context_from(batch.stream.options.traceparent if batch.stream.options else None),
-            SpanKind.INTERNAL,
-        ) as span:
+        opened = context_from(batch.stream.options.traceparent if batch.stream.options else None) or Context()
+        with self._telemetry.kept("create batch", opened, {}) as span:
             wanted = wanted_part(
                 batch.stream,
                 batch.created,
@@ -145,7 +144,7 @@ class PartSteps:
                 window_s=self._window_s,
             )
             wanted = msgspec.structs.replace(wanted, traceparent=traceparent_of(span))
-            span.set_attribute("headrace.batch.id", wanted.id)
+            span.set_attribute(BATCH_ID, wanted.id)
             refusal = self._refusal(wanted)
             created, is_new = await self._parts.create(wanted)
             if not is_new:

@@ -11,6 +11,7 @@ from services.ingest.api.batch_request import (
     PRIORITY_MIN,
 )
 from services.ingest.api.file_request import EXPIRES_AFTER_MAX_S, EXPIRES_AFTER_MIN_S, PURPOSES
+from services.ingest.story import PARTS
 from shared.batch_state import BatchStatus
 
 Schema = dict[str, Any]
@@ -175,7 +176,6 @@ _WORKER = closed_object(
         "kv_cache_usage": NUMBER_OR_NULL,
     }
 )
-_SECONDS = ("in_topic", "beside_engine", "in_engine", "publishing", "collecting")
 _BATCH_LINE = closed_object(
     {
         "object": {"const": "batch.line"},
@@ -185,14 +185,17 @@ _BATCH_LINE = closed_object(
         "status": {"enum": ["waiting", "dispatched", "completed", "failed", "not_run", "unknown"]},
         "error_code": TEXT_OR_NULL,
         "worker": TEXT_OR_NULL,
+        "because": TEXT_OR_NULL,
         "attempt": INTEGER_OR_NULL,
+        "tries": INTEGER_OR_NULL,
+        "redelivered": {"type": ["boolean", "null"]},
         "trace_id": TEXT_OR_NULL,
         "trace_url": TEXT_OR_NULL,
         "steps": {
             "type": "array",
             "items": {"type": "object", "properties": {"step": TEXT, "at": NUMBER_OR_NULL}, "required": ["step", "at"]},
         },
-        "seconds": closed_object(dict.fromkeys(_SECONDS, NUMBER_OR_NULL)),
+        "seconds": closed_object(dict.fromkeys(PARTS, NUMBER_OR_NULL)),
     }
 )
 

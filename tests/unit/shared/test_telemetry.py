@@ -1,21 +1,17 @@
 """Which lines are traced, and how context travels."""
 
+from typing import Any
+
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
 
 from shared.errors import ObjectExists
+from shared.logs import with_trace
 from shared.settings import TelemetrySettings
-from shared.telemetry import (
-    SPANS_PER_SECOND,
-    Telemetry,
-    context_from,
-    line_attributes,
-    links_to,
-    messaging_attributes,
-    traceparent_of,
-    with_trace,
-)
+from shared.span_attributes import line_attributes, messaging_attributes
+from shared.telemetry import SPANS_PER_SECOND, Telemetry
+from shared.trace_context import context_from, is_sampled, line_trace, links_to, traceparent_in, traceparent_of
 from shared.traced_store import TracedStore
 from tests.fakes import MemoryObjectStore
 
@@ -121,14 +117,96 @@ def test_groups_without_traced_records_have_no_span_and_others_some_a_second() -
 
 def test_line_that_failed_is_in_a_trace_of_its_own() -> None:
     traced, exporter = telemetry(0.0)
-    traced.failed_line("chat m", 10.0, 12.5, "http_400", line_attributes("b", 3, "c"))
+    found = line_trace("b", 3)
+    traced.failure("chat m", "http_400", line_attributes("b", 3, "c"), line=found, began_s=10.0, ended_s=12.5)
     traced.close()
     [span] = exporter.get_finished_spans()
     assert span.parent is None and span.kind is SpanKind.INTERNAL
+    assert span.context.trace_id.to_bytes(16) == found.trace_id and span.context.span_id.to_bytes(8) == found.span_id
     assert (span.start_time, span.end_time) == (10 * 10**9, int(12.5 * 1e9))
     attributes = dict(span.attributes or {})
     assert (attributes["error.type"], attributes["headrace.custom_id"]) == ("http_400", "c")
     assert span.status.status_code is StatusCode.ERROR
+
+
+def test_line_has_the_same_trace_whoever_writes_into_it() -> None:
+    traced, exporter = telemetry(1.0)
+    found = traced.trace_of_line("b", 3)
+    assert found is not None and found == line_trace("b", 3) != line_trace("b", 4)
+    assert telemetry(0.0)[0].trace_of_line("b", 3) is None
+    [batch] = parents(traced, 1)
+    with traced.tracer.start_as_current_span("unrelated"):
+        traced.begin_line(found, "create t", {}, batch).end()
+    traced.tracer.start_span("process t", context_from(found.traceparent)).end()
+    traced.close()
+
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    root, child = spans["create t"], spans["process t"]
+    assert root.parent is None and root.kind is SpanKind.PRODUCER
+    assert traceparent_of(NonRecordingSpan(root.context)) == found.traceparent
+    assert child.parent is not None and child.parent.span_id == root.context.span_id
+    assert child.context.span_id != root.context.span_id
+    assert [f"{link.context.trace_id:032x}" for link in root.links] == [batch.split("-")[1]]
+
+
+def test_trace_of_a_batch_is_kept_whatever_its_caller_decided() -> None:
+    traced, exporter = telemetry(0.0)
+    for flags in ("01", "00"):
+        caller = context_from(f"00-{'a' * 32}-{'b' * 16}-{flags}")
+        with traced.kept(f"create batch {flags}", caller, {}) as span:
+            assert is_sampled(traceparent_of(span))
+    with traced.kept("retry", None, {}, f"00-{'c' * 32}-{'d' * 16}-01"):
+        pass
+    traced.close()
+
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    continued, own, retry = spans["create batch 01"], spans["create batch 00"], spans["retry"]
+    assert continued.parent is not None and f"{continued.context.trace_id:032x}" == "a" * 32
+    assert not continued.links
+    assert own.parent is None and f"{own.context.trace_id:032x}" != "a" * 32
+    assert [f"{link.context.trace_id:032x}" for link in own.links] == ["a" * 32]
+    assert retry.parent is None and [f"{link.context.trace_id:032x}" for link in retry.links] == ["c" * 32]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "attributes", "share"),
+    [
+        ("create batch", SpanKind.INTERNAL, {}, 1.0),
+        ("llm_request", SpanKind.SERVER, {}, 0.0),
+        ("POST", SpanKind.SERVER, {"http.request.method": "POST"}, 1.0),
+        ("GET", SpanKind.SERVER, {"http.request.method": "GET"}, 0.25),
+    ],
+)
+def test_root_spans_that_nobody_asked_for_are_rare(name: str, kind: SpanKind, attributes: Any, share: float) -> None:
+    traced, exporter = telemetry(0.25)
+    for _ in range(2000):
+        traced.tracer.start_span(name, kind=kind, attributes=attributes).end()
+    traced.close()
+    assert len(exporter.get_finished_spans()) == pytest.approx(2000 * share, abs=100 if 0 < share < 1 else 0)
+
+
+def test_parked_record_is_an_error_in_the_trace_that_its_letter_goes_on_in() -> None:
+    traced, exporter = telemetry(0.0)
+    sampled, unsampled = (f"00-{'a' * 32}-{'b' * 16}-{flags}" for flags in ("01", "00"))
+    for offset, headers in enumerate(
+        ([("traceparent", sampled.encode())], [("traceparent", unsampled.encode())], None)
+    ):
+        traced.parked("intake", 2, offset, "unreadable", headers)
+    traced.close()
+
+    spans = exporter.get_finished_spans()
+    assert [span.attributes["messaging.kafka.offset"] for span in spans if span.attributes] == [0, 1, 2]
+    assert all(span.status.status_code is StatusCode.ERROR for span in spans)
+    assert [f"{span.context.trace_id:032x}" == "a" * 32 for span in spans] == [True, False, False]
+    assert [len(span.links) for span in spans] == [0, 1, 0]
+
+
+def test_last_traceparent_of_a_record_counts() -> None:
+    assert traceparent_in(None) is None
+    assert traceparent_in([("traceparent", b"one"), ("x", b"y"), ("traceparent", b"two")]) == "two"
+    assert [is_sampled(value) for value in (None, "", "garbage", "00-a-b-00", "00-a-b-01", "00-a-b-03")] == [
+        *(False, False, False, False, True, True),
+    ]
 
 
 def test_line_of_the_log_names_the_trace_that_it_belongs_to() -> None:
