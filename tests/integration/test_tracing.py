@@ -9,6 +9,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import httpx2
+
 from shared.settings import KafkaSettings
 from shared.topics import Topics
 from tests.e2e.stack import Stack, chat_line, chat_lines, submit, wait_for_end
@@ -55,14 +57,32 @@ def window() -> dict[str, str]:
     }
 
 
-def test_line_trace_joins_the_three_services(jaeger: Server, kafka: Server, data_dir: Path, topic_prefix: str) -> None:
-    env = {"HEADRACE_KAFKA__TOPIC_PREFIX": topic_prefix, "HEADRACE_TELEMETRY__SAMPLE_RATIO": "1"}
+def test_line_trace_joins_the_three_services_through_a_killed_worker(
+    jaeger: Server, kafka: Server, data_dir: Path, topic_prefix: str
+) -> None:
+    caller, parent_id = secrets.token_hex(16), secrets.token_hex(8)
+    env = {
+        "HEADRACE_KAFKA__TOPIC_PREFIX": topic_prefix,
+        "HEADRACE_TELEMETRY__SAMPLE_RATIO": "1",
+        "HEADRACE_INFERENCE__ECHO__LATENCY_S": "2",
+        "HEADRACE_INFERENCE__HEARTBEAT_S": "0.2",
+    }
     address = "memory" if kafka.provider == "memory" else kafka.address
     arguments = ["--engine", "echo", "--kafka", address, "--otlp", jaeger.address]
     with Stack(data_dir, arguments, env) as stack:
         client = stack.client()
-        batch = wait_for_end(client, submit(client, chat_lines(3, "echo")).id)
+        told = client.with_options(default_headers={"traceparent": f"00-{caller}-{parent_id}-01"})
+        lines = chat_lines(3, "echo")
+        batch_id = submit(told, lines).id
+        deadline = time.monotonic() + FIND_TIMEOUT_S
+        while httpx2.get(f"{stack.url}/workers").json()["data"][0]["in_flight"] < 3:
+            assert time.monotonic() < deadline, "no worker takes the lines"
+            time.sleep(0.1)
+        stack.kill("inference-0")
+        batch = wait_for_end(client, batch_id)
         assert batch.status == "completed"
+        ids = [line["custom_id"] for line in lines]
+        stories = [httpx2.get(f"{stack.url}/batches/{batch_id}/lines/{custom_id}").json() for custom_id in ids]
 
     by_trace: dict[str, list[dict[str, Any]]] = {}
     deadline = time.monotonic() + FIND_TIMEOUT_S
@@ -78,6 +98,9 @@ def test_line_trace_joins_the_three_services(jaeger: Server, kafka: Server, data
             if {s["service"] for s in spans} == SERVICES and all("headrace.line" in attributes_of(s) for s in spans)
         ]
         time.sleep(0.5)
+    assert {story["trace_id"] for story in stories} == {spans[0]["traceId"] for spans in complete}
+    found = [(story["redelivered"], story["because"], story["seconds"]) for story in stories]
+    assert all(redelivered and "died" in because for redelivered, because, _ in found), found
     assert len(complete) == 3, {k: [(s["service"], s["name"]) for s in v] for k, v in by_trace.items()}
 
     requests, completions = f"{topic_prefix}requests.echo.batch", f"{topic_prefix}completions"
@@ -93,11 +116,21 @@ def test_line_trace_joins_the_three_services(jaeger: Server, kafka: Server, data
         assert all(attributes_of(s)["headrace.batch.id"] == batch.id for s in unique.values())
         (link,) = root["links"]
         control = {s["name"] for s in by_trace[link["traceId"]]}
-        assert {"create batch", "validate batch", "finalise batch", f"send {requests}", "create object"} <= control
+        assert link["traceId"] == caller, "the trace of the call is the batch's"
+        assert {
+            "POST /v1/batches",
+            "create batch",
+            "validate batch",
+            "finalise batch",
+            f"send {requests}",
+            "create object",
+        } <= control
     # Both ways: from a line to its batch, and from the batch's sends to its lines.
     sends = [s for spans in by_trace.values() for s in spans if s["name"] == f"send {requests}"]
     linked = {link["traceId"] for send in sends for link in send["links"]}
     assert {spans[0]["traceId"] for spans in complete} <= linked
+    posted = next(s for s in by_trace[link["traceId"]] if s["name"] == "POST /v1/batches")
+    assert posted["parentSpanId"] == parent_id
     names = {s["name"] for spans in by_trace.values() for s in spans}
     assert {f"poll {requests}", f"commit {requests}", f"commit {completions}"} <= names
 
