@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from openai import OpenAI
+from prometheus_client.parser import text_string_to_metric_families
 
 from cli.local_kafka import free_port
 from cli.up import cache_folder, inference_python
@@ -24,6 +26,7 @@ from shared.errors import SetupError
 from shared.settings import ServiceSettings
 from tests.conftest import skip_unexercised
 from tests.e2e.stack import Stack, assert_each_line_once, chat_lines, result_lines, submit, wait_for_end
+from tests.otlp_sink import OtlpSink, serve_otlp_sink
 from tests.providers import Server
 
 SERVER_START_TIMEOUT_S = 300.0
@@ -50,13 +53,22 @@ def python() -> str:
 
 
 @pytest.fixture(scope="module")
-def embedded_stack(kafka: Server, python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def sink() -> Iterator[OtlpSink]:
+    with serve_otlp_sink() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def embedded_stack(
+    kafka: Server, python: str, sink: OtlpSink, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
     """A stack whose two workers hold a vLLM each."""
     assert python
     address = "memory" if kafka.provider == "memory" else kafka.address
     arguments = ["--engine", "vllm", "--kafka", address, "--vllm-arg=--dtype=float32", "--vllm-arg=--max-num-seqs=32"]
     arguments += ["--model", f"{CHAT}={model_folder(CHAT)}", "--model", f"{EMBEDDING}={model_folder(EMBEDDING)}"]
-    env = {"HEADRACE_KAFKA__TOPIC_PREFIX": "vllm."}
+    arguments += ["--otlp", sink.address]
+    env = {"HEADRACE_KAFKA__TOPIC_PREFIX": "vllm.", "HEADRACE_TELEMETRY__SAMPLE_RATIO": "0.5"}
     with Stack(tmp_path_factory.mktemp("vllm"), arguments, env) as stack:
         yield stack
 
@@ -93,6 +105,40 @@ def test_chat_and_completions_have_vllms_bodies(embedded: OpenAI) -> None:
     assert entry["response"]["body"]["object"] == "text_completion"
     _, (entry,), _ = run(embedded, "/v1/responses", [{"model": CHAT, "input": "hello there", "max_output_tokens": 4}])
     assert entry["response"]["body"]["object"] == "response"
+
+
+def test_engine_tells_where_the_time_went_and_its_span_is_a_part_of_the_lines(
+    embedded: OpenAI, embedded_stack: Stack, sink: OtlpSink
+) -> None:
+    lines = chat_lines(12, CHAT)
+    batch = wait_for_end(embedded, submit(embedded, lines).id)
+    answered = result_lines(embedded, batch.output_file_id)
+    assert all("metrics" not in {k for k, v in line["response"]["body"].items() if v} for line in answered)
+    stories = [
+        httpx2.get(f"{embedded_stack.url}/batches/{batch.id}/lines/{line['custom_id']}").json() for line in lines
+    ]
+    for story in stories:
+        seconds = story["seconds"]
+        inside = [seconds[part] for part in ("engine_queue", "prefill", "decode")]
+        assert None not in inside and seconds["prefill"] > 0 and seconds["decode"] > 0, seconds
+        assert sum(inside) <= seconds["in_engine"] + 0.01
+
+    traced = {story["trace_id"] for story in stories} - {None}
+    assert 0 < len(traced) < len(lines)
+    requests = sink.wait_for(lambda s: s.name == "llm_request" and s.trace_id in traced, len(traced))
+    for request in requests:
+        assert request.parent_id == sink.trace(request.trace_id)[f"chat {CHAT}"].span_id
+        assert request.service == "headrace-inference"
+    ours = {s.span_id for s in sink.spans if s.name == f"chat {CHAT}"}
+    assert {s.parent_id for s in sink.spans if s.name == "llm_request"} <= ours, "lines without a trace have none"
+
+
+def test_vllms_metrics_are_on_the_workers_page(embedded: OpenAI, embedded_stack: Stack) -> None:
+    run(embedded, "/v1/chat/completions", [{"model": CHAT, "messages": [{"role": "user", "content": "x"}]} | GREEDY])
+    pages = embedded_stack.stack_file()["metrics"]
+    text = "".join(httpx2.get(url).text for name, url in pages.items() if name.startswith("inference"))
+    found = {family.name for family in text_string_to_metric_families(text)}
+    assert {"vllm:num_requests_running", "vllm:e2e_request_latency_seconds", "headrace_lines_finished"} <= found
 
 
 def test_refusals_of_vllm_are_error_lines(embedded: OpenAI) -> None:
