@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import quote
 
-from shared.errors import ObjectExists, ObjectNotFound, SetupError, UnavailableError
+from shared.errors import ObjectExists, ObjectNotFound, ObjectStoreError, SetupError, UnavailableError
 from shared.object_store import CHUNK_BYTES
 
 T = TypeVar("T")
@@ -73,6 +73,10 @@ class DirectoryStore:
 
     async def delete(self, key: str) -> None:
         await self._run(lambda: self._path(key).unlink(missing_ok=True))
+
+    async def ask(self) -> None:
+        if not await asyncio.to_thread(self._temporary.is_dir):
+            raise ObjectStoreError(f"the folder {self._root} is gone")
 
     async def close(self) -> None:
         self._pool.shutdown(wait=True)

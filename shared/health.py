@@ -17,8 +17,8 @@ from starlette.routing import Route
 from shared.errors import SetupError
 from shared.settings import HealthSettings
 
-# What is not ready, by name, with the reason; an empty mapping means ready.
-NotReady = Callable[[], Mapping[str, str]]
+# What the process needs, by name: why it is not there, or None if it is.
+Needs = Callable[[], Mapping[str, str | None]]
 
 
 # How often the server's `date` header is renewed; uvicorn itself wakes an idle process ten times as often.
@@ -63,15 +63,22 @@ async def start_server(config: uvicorn.Config) -> tuple[QuietServer, asyncio.Tas
     return server, task
 
 
-def health_app(not_ready: NotReady) -> Starlette:
+def readiness(needs: Mapping[str, str | None]) -> JSONResponse:
+    """The answer of `/readyz`: 503 while something is missing, and how each thing is that the process needs."""
+    missing = {name: why for name, why in needs.items() if why is not None}
+    told = {name: why or "ok" for name, why in needs.items()}
+    body = {"ready": not missing, "missing": missing, "dependencies": told}
+    return JSONResponse(body, status_code=503 if missing else 200)
+
+
+def health_app(needs: Needs) -> Starlette:
     """`/healthz` answers while the loop runs; `/readyz` names what is missing with 503."""
 
     async def healthz(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
     async def readyz(_: Request) -> JSONResponse:
-        missing = dict(not_ready())
-        return JSONResponse({"ready": not missing, "missing": missing}, status_code=503 if missing else 200)
+        return readiness(needs())
 
     return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)])
 
@@ -82,13 +89,13 @@ async def metrics(_: Request) -> Response:
 
 
 @asynccontextmanager
-async def serve_health(settings: HealthSettings, not_ready: NotReady) -> Any:
+async def serve_health(settings: HealthSettings, needs: Needs) -> Any:
     """Serve the two paths while the block runs, when a port is set."""
     if settings.port is None:
         yield
         return
     config = uvicorn.Config(
-        health_app(not_ready),
+        health_app(needs),
         host=settings.host,
         port=settings.port,
         log_level="warning",

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import IllegalOperation, KafkaError
 
 from shared.errors import UnavailableError
@@ -51,6 +52,12 @@ async def start_client(client: Startable, settings: KafkaSettings) -> None:
     except (TimeoutError, *KAFKA_ERRORS) as error:
         await stop_client(client)
         raise UnavailableError(f"no Kafka broker answers at {settings.bootstrap}: {error or 'timeout'}") from error
+
+
+async def ask_broker(client: AIOKafkaClient) -> None:
+    """See that some broker answers; raises UnavailableError."""
+    if not await client.force_metadata_update():
+        raise UnavailableError("no Kafka broker answers")
 
 
 async def stop_client(client: Any) -> None:

@@ -41,6 +41,9 @@ class Metric:
                 return (f"{base}_bucket", f"{base}_sum", f"{base}_count")
 
 
+DEPENDENCY_UP = Metric(
+    "headrace.dependency.up", "gauge", "1", "Whether a process reaches its broker or store: 1 or 0", ("dependency",)
+)
 LINES_FINISHED = Metric(
     "headrace.lines.finished",
     "counter",

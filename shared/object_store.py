@@ -57,6 +57,9 @@ class ObjectStore(Protocol):
     async def delete(self, key: str) -> None:
         """Remove an object; no error when there is none."""
 
+    async def ask(self) -> None:
+        """See that it answers, whatever else is under way; raises ObjectStoreError, UnavailableError, OSError."""
+
     async def close(self) -> None:
         """Let go of threads and connections."""
 

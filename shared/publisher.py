@@ -13,7 +13,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.structs import RecordMetadata
 
 from shared.errors import UnavailableError
-from shared.kafka import KAFKA_ERRORS
+from shared.kafka import KAFKA_ERRORS, ask_broker
 from shared.metric_names import MESSAGES_SENT
 from shared.record_headers import Header
 from shared.telemetry import Telemetry
@@ -63,6 +63,10 @@ class Publisher:
     def __init__(self, producer: AIOKafkaProducer, telemetry: Telemetry | None = None) -> None:
         self._producer = producer
         self._num_sent = telemetry.counter(MESSAGES_SENT) if telemetry else None
+
+    async def ask_broker(self) -> None:
+        """See that some broker answers; raises UnavailableError."""
+        await ask_broker(self._producer.client)
 
     async def send_all(self, records: Sequence[OutgoingRecord]) -> list[RecordMetadata]:
         """Publish records and wait until each is acknowledged; results in the order of `records`.

@@ -25,6 +25,7 @@ T = TypeVar("T")
 _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchObject"})
 _MAX_CONNECTIONS_EXTRA = 2
 PUT_BYTES_MAX = 5 * 1024**3
+ASK_TIMEOUT_S = 3.0
 
 
 class S3Store:
@@ -37,19 +38,12 @@ class S3Store:
         self._bucket = bucket
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="store")
         # No retries inside: a repeated create-only PUT meets its own first try, which looks like a lost race.
-        self._http = urllib3.PoolManager(
-            maxsize=settings.threads + _MAX_CONNECTIONS_EXTRA,
-            timeout=urllib3.Timeout(connect=5.0, read=settings.timeout_s),
-            retries=False,
-        )
-        self._client = Minio(
-            endpoint=endpoint.netloc,
-            access_key=settings.s3_access_key.get_secret_value() or None,
-            secret_key=settings.s3_secret_key.get_secret_value() or None,
-            region=settings.s3_region,
-            secure=endpoint.scheme == "https",
-            http_client=self._http,
-        )
+        self._http = _connections(settings.threads + _MAX_CONNECTIONS_EXTRA, settings.timeout_s)
+        self._client = _client(settings, self._http)
+        # Of its own, so that a store that is busy with us does not look as if it were away.
+        self._asking = ThreadPoolExecutor(1, thread_name_prefix="ask store")
+        self._asking_http = _connections(1, ASK_TIMEOUT_S)
+        self._asking_client = _client(settings, self._asking_http)
 
     async def open(self) -> None:
         """Check the address and the keys, and make the bucket; raises SetupError."""
@@ -123,10 +117,19 @@ class S3Store:
         await self._run(lambda: self._client.remove_object(bucket_name=self._bucket, object_name=key))
 
     async def close(self) -> None:
-        self._pool.shutdown(wait=True)
+        for pool in (self._pool, self._asking):
+            pool.shutdown(wait=True, cancel_futures=pool is self._asking)
         self._http.clear()
+        self._asking_http.clear()
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    async def ask(self) -> None:
+        def look() -> None:
+            if not self._asking_client.bucket_exists(bucket_name=self._bucket):
+                raise ObjectStoreError(f"there is no bucket {self._bucket}")
+
+        await self._run(look, self._asking)
+
+    async def _run(self, work: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
         def guarded() -> T:
             try:
                 return work()
@@ -139,7 +142,7 @@ class S3Store:
             except urllib3.exceptions.HTTPError as error:
                 raise UnavailableError(f"object store: {type(error).__name__}: {error}") from error
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, guarded)
+        return await asyncio.get_running_loop().run_in_executor(pool or self._pool, guarded)
 
     def _create(self, key: str, data: bytes | BinaryIO) -> None:
         url = self._client.presigned_put_object(bucket_name=self._bucket, object_name=key)
@@ -182,6 +185,23 @@ class S3Store:
         finally:
             response.close()
             response.release_conn()
+
+
+def _connections(number: int, timeout_s: float) -> urllib3.PoolManager:
+    timeout = urllib3.Timeout(connect=min(5.0, timeout_s), read=timeout_s)
+    return urllib3.PoolManager(maxsize=number, timeout=timeout, retries=False)
+
+
+def _client(settings: StoreSettings, http: urllib3.PoolManager) -> Minio:
+    endpoint = urlsplit(settings.s3_endpoint)
+    return Minio(
+        endpoint=endpoint.netloc,
+        access_key=settings.s3_access_key.get_secret_value() or None,
+        secret_key=settings.s3_secret_key.get_secret_value() or None,
+        region=settings.s3_region,
+        secure=endpoint.scheme == "https",
+        http_client=http,
+    )
 
 
 class _Joined(io.RawIOBase):

@@ -67,6 +67,10 @@ class TracedStore:
         with self._span("delete", key):
             await self._store.delete(key)
 
+    async def ask(self) -> None:
+        """As ObjectStore."""
+        await self._store.ask()
+
     async def close(self) -> None:
         """As ObjectStore."""
         await self._store.close()

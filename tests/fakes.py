@@ -58,6 +58,9 @@ class MemoryObjectStore:
     async def delete(self, key: str) -> None:
         self.objects.pop(key, None)
 
+    async def ask(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 

@@ -14,6 +14,7 @@ from services.collector.open_batches import OpenBatches
 from services.collector.segment_chain import SegmentChain
 from services.collector.settings import CollectorSettings
 from shared.claim_store import ClaimStore
+from shared.dependencies import Dependencies
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health
 from shared.kafka import make_producer, start_client, stop_client
@@ -42,12 +43,13 @@ class CollectorProcess:
         self._topics = Topics(settings.kafka)
         self._stop = Stop()
         self._collectors: list[PartitionCollector] = []
+        self._dependencies: Dependencies | None = None
 
     async def run(self) -> int:
         """Collect until asked to stop; the exit code."""
         stop_on_signals(self._stop)
         kafka = self._settings.kafka
-        async with serve_health(self._settings.health, self._not_ready):
+        async with serve_health(self._settings.health, self._needs):
             telemetry = Telemetry("collector", self._settings.telemetry, serve_metrics=True)
             opened = await open_store(self._settings.store)
             store: ObjectStore = TracedStore(opened, telemetry.tracer, self._settings.store.url)
@@ -56,12 +58,14 @@ class CollectorProcess:
             await start_client(producer, kafka)
             batches_reader, group_offsets = LogReader(kafka), GroupOffsets(kafka)
             try:
+                publisher = Publisher(producer, telemetry)
+                self._dependencies = Dependencies({"broker": publisher.ask_broker, "store": store.ask}, telemetry)
                 open_batches = OpenBatches(self._topics)
                 await open_batches.load(batches_reader)
                 self._collectors = self._make_collectors(
-                    store, log_id, Publisher(producer), open_batches, group_offsets, telemetry
+                    store, log_id, publisher, open_batches, group_offsets, telemetry
                 )
-                await self._collect(open_batches, batches_reader)
+                await self._collect(open_batches, batches_reader, self._dependencies)
             finally:
                 await batches_reader.close()
                 await group_offsets.close()
@@ -70,8 +74,9 @@ class CollectorProcess:
                 telemetry.close()
         return 0
 
-    async def _collect(self, open_batches: OpenBatches, batches_reader: LogReader) -> None:
+    async def _collect(self, open_batches: OpenBatches, batches_reader: LogReader, dependencies: Dependencies) -> None:
         async with asyncio.TaskGroup() as group:
+            watch = group.create_task(dependencies.watch(), name="dependencies")
             follow = group.create_task(open_batches.follow(batches_reader), name="batches")
             tasks = [group.create_task(collector.run(self._stop)) for collector in self._collectors]
             await self._stop.wait()
@@ -80,6 +85,7 @@ class CollectorProcess:
             for task in late:  # what they had in hand is in the log, and is collected again
                 task.cancel()
             follow.cancel()
+            watch.cancel()
 
     def _make_collectors(
         self,
@@ -126,12 +132,13 @@ class CollectorProcess:
             for number in range(settings.index, topic.partitions, settings.count)
         ]
 
-    def _not_ready(self) -> dict[str, str]:
-        if self._stop.requested:
-            return {"collector": "stopping"}
-        if not self._collectors and self._settings.collector.index < self._topics.completions.partitions:
+    def _needs(self) -> dict[str, str | None]:
+        if self._dependencies is None:
             return {"collector": "starting"}
-        return {f"partition {n}": "recovering" for n, c in enumerate(self._collectors) if not c.ready}
+        is_idle = self._settings.collector.index >= self._topics.completions.partitions
+        state = "stopping" if self._stop.requested else None if self._collectors or is_idle else "starting"
+        partitions = {f"partition {n}": None if c.ready else "recovering" for n, c in enumerate(self._collectors)}
+        return {**self._dependencies.states(), "collector": state, **partitions}
 
 
 async def run() -> int:

@@ -22,6 +22,7 @@ from services.inference.settings import InferenceSettings, WorkerSettings
 from services.inference.window import LOOK_AHEAD_MAX, WindowLimits
 from services.inference.worker import Worker
 from shared.claim_store import ClaimStore
+from shared.dependencies import NOT_ASKED, Dependencies
 from shared.errors import SetupError
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health
@@ -78,8 +79,9 @@ class WorkerProcess:
         self._worker = settings.inference
         self._topics = Topics(settings.kafka)
         self._stop = Stop()
-        self._stage = "loading the engine"
         self._assigned: tuple[AssignedLog, ...] = ()
+        self._room: EngineRoom | None = None
+        self._dependencies: Dependencies | None = None
         self._kafka_stop: tuple[asyncio.AbstractEventLoop, Stop] | None = None
 
     async def run(self) -> int:
@@ -87,11 +89,10 @@ class WorkerProcess:
         stop_on_signals(self._stop)
         telemetry = Telemetry("inference", self._settings.telemetry, serve_metrics=True)
         engine = make_engine(self._worker, self._settings.telemetry)
-        async with serve_health(self._settings.health, self._not_ready):
+        async with serve_health(self._settings.health, self._needs):
             try:
                 await prepare_topics(self._settings.kafka, self._topics.all_for((self._worker.model,)))
                 await engine.start()
-                self._stage = "joining the consumer group"
                 return await self._serve(engine, telemetry)
             finally:
                 await engine.close(ENGINE_CLOSE_TIMEOUT_S)
@@ -109,6 +110,7 @@ class WorkerProcess:
         order = by_deadline_and_prefix if worker.order_by_prefix else as_they_came
         limits = WindowLimits.of(engine.num_slots, worker.window)
         room = EngineRoom(engine, runner, limits, ClassQueues(lambda: MicroBatches(order)))
+        self._room = room
         thread = KafkaThread(self._kafka_side(engine, room, telemetry))
         async with asyncio.TaskGroup() as group:
             watchers = [
@@ -147,6 +149,9 @@ class WorkerProcess:
         self._kafka_stop = (asyncio.get_running_loop(), stop)
         producer = make_producer(kafka)
         await start_client(producer, kafka)
+        publisher = Publisher(producer, telemetry)
+        self._dependencies = Dependencies({"broker": publisher.ask_broker}, telemetry)
+        watch = asyncio.create_task(self._dependencies.watch(), name="dependencies")
         limits = WindowLimits.of(engine.num_slots, worker.window)
         group_offsets, control = GroupOffsets(kafka), LogReader(kafka)
         claims = ClaimStore(lambda: open_store(store), store.inline_bytes_max)
@@ -165,7 +170,7 @@ class WorkerProcess:
                 assigned=assigned,
                 control=control,
                 claims=claims,
-                publisher=Publisher(producer, telemetry),
+                publisher=publisher,
                 room=room,
                 telemetry=telemetry,
                 on_silence=leave_hung_process,
@@ -178,6 +183,7 @@ class WorkerProcess:
                 silence_s=worker.engine_silence_s,
             )
         finally:
+            watch.cancel()
             await control.close()
             await claims.close()
             for log_of_class in assigned.values():
@@ -197,10 +203,16 @@ class WorkerProcess:
             num_held_max=limits.cap + max(limits.cap, LOOK_AHEAD_MAX),
         )
 
-    def _not_ready(self) -> dict[str, str]:
-        if self._assigned and all(each.joined for each in self._assigned) and not self._stop.requested:
-            return {}
-        return {"worker": "stopping" if self._stop.requested else self._stage}
+    def _needs(self) -> dict[str, str | None]:
+        if self._dependencies is None:
+            return {"engine": "loading" if self._room is None else None, "broker": NOT_ASKED}
+        joined = bool(self._assigned) and all(each.joined for each in self._assigned)
+        return {
+            **self._dependencies.states(),
+            "engine": self._room.failure if self._room else "loading",
+            "group": None if joined else "has not joined its group yet",
+            "worker": "stopping" if self._stop.requested else None,
+        }
 
 
 def check(settings: InferenceSettings) -> None:

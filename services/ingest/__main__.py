@@ -19,11 +19,12 @@ from services.ingest.housekeeping import Housekeeping
 from services.ingest.ownership import Ownership
 from services.ingest.pool_queues import PoolQueues
 from services.ingest.read_model import ReadModel
-from services.ingest.readiness import missing
+from services.ingest.readiness import needs
 from services.ingest.settings import IngestSettings
 from services.ingest.view_feed import ViewFeed, state_partitions
 from services.ingest.wiring import Ports, Roles, make_admission, make_dispatcher, make_roles, make_routers
 from shared.claim_store import ClaimStore
+from shared.dependencies import Dependencies
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health, start_server
 from shared.kafka import make_producer, start_client, stop_client
@@ -63,11 +64,16 @@ class IngestProcess:
                 self._admission = make_admission(self._settings, self._topics, ports, roles)
             routers = make_routers(self._settings, self._topics, ports, roles)
 
-            def not_ready() -> dict[str, str]:
-                return self._missing(ports)
+            checks = {"broker": ports.publisher.ask_broker, "store": ports.store.ask}
+            dependencies = Dependencies(checks, ports.telemetry)
 
-            async with serve_health(self._settings.health, not_ready):
-                await self._serve(ports, roles, create_app(routers, not_ready, ports.telemetry))
+            def told() -> dict[str, str | None]:
+                return self._needs(ports, dependencies)
+
+            watch = asyncio.create_task(dependencies.watch(), name="dependencies")
+            stack.callback(watch.cancel)
+            async with serve_health(self._settings.health, told):
+                await self._serve(ports, roles, create_app(routers, told, ports.telemetry))
         return 0
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> Ports:
@@ -112,9 +118,10 @@ class IngestProcess:
             queues=queues,
         )
 
-    def _missing(self, ports: Ports) -> dict[str, str]:
+    def _needs(self, ports: Ports, dependencies: Dependencies) -> dict[str, str | None]:
         s = self._settings
-        return missing(
+        return needs(
+            dependencies.states(),
             view_caught_up=ports.feed.caught_up,
             dispatching=ports.ownership.joined,
             admitting=self._admission is None or self._admission.joined,

@@ -1,6 +1,6 @@
 """What is the HTTP application made of? Routes with and without `/v1`, health, error handlers, headers; no logic."""
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from services.ingest.api.error_handlers import install_error_handlers
 from services.ingest.api.headers import OpenAIHeaders
 from services.ingest.api.openapi import document
+from shared.health import Needs, readiness
 from shared.telemetry import Telemetry
 
 HEALTH_PATHS = ("/healthz", "/readyz")
@@ -21,8 +22,8 @@ def _is_health(scope: MutableMapping[str, Any]) -> bool:
     return scope["path"] in HEALTH_PATHS
 
 
-def create_app(routers: Sequence[APIRouter], not_ready: Callable[[], dict[str, str]], telemetry: Telemetry) -> ASGIApp:
-    """The application; `not_ready` names what is missing."""
+def create_app(routers: Sequence[APIRouter], needs: Needs, telemetry: Telemetry) -> ASGIApp:
+    """The application; `needs` says how what it depends on is."""
     app = FastAPI(
         title="Headrace",
         redoc_url=None,
@@ -36,8 +37,7 @@ def create_app(routers: Sequence[APIRouter], not_ready: Callable[[], dict[str, s
         return {"status": "ok"}
 
     async def readyz() -> JSONResponse:
-        missing = not_ready()
-        return JSONResponse({"ready": not missing, "missing": missing}, status_code=503 if missing else 200)
+        return readiness(needs())
 
     app.add_api_route("/healthz", healthz, methods=["GET"], include_in_schema=False)
     app.add_api_route("/readyz", readyz, methods=["GET"], include_in_schema=False)

@@ -71,5 +71,8 @@ class StorePort:
     async def delete(self, key: str) -> None:
         await self._process.operate(lambda: self._store.objects.pop(key, None), on_lost=UnavailableError("store"))
 
+    async def ask(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass

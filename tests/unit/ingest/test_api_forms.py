@@ -9,7 +9,7 @@ from services.ingest.api.batch_request import RequestRules, parse_batch_request
 from services.ingest.api.errors import ApiError
 from services.ingest.api.file_content import disposition
 from services.ingest.api.paging import page, parse_descending, parse_limit
-from services.ingest.readiness import missing
+from services.ingest.readiness import needs
 
 RULES = RequestRules(window_s=86_400, window_s_max=604_800, free_windows=False)
 GOOD = {"input_file_id": "f", "endpoint": "/v1/embeddings", "completion_window": "24h"}
@@ -99,10 +99,14 @@ def test_final_conflict_is_not_to_be_retried() -> None:
 def test_ready_only_when_every_model_has_a_live_worker() -> None:
     healthy = {"view_caught_up": True, "dispatching": True, "admitting": True, "stopping": False}
 
-    assert missing(**healthy, models=["a"], alive={"a", "b"}) == {}
-    assert set(missing(**healthy, models=["a", "c"], alive={"a"})) == {"workers/c"}
+    def missing(dependencies: dict[str, str | None], **told: Any) -> set[str]:
+        return {name for name, why in needs(dependencies, **told).items() if why is not None}
+
+    assert missing({"broker": None}, **healthy, models=["a"], alive={"a", "b"}) == set()
+    assert missing({}, **healthy, models=["a", "c"], alive={"a"}) == {"workers/c"}
+    assert missing({"broker": None, "store": "away"}, **healthy, models=[], alive=[]) == {"store"}
     nothing = {"view_caught_up": False, "dispatching": False, "admitting": False, "stopping": True}
-    assert set(missing(**nothing, models=[], alive=[])) == {"kafka", "dispatcher", "admission", "ingest"}
+    assert missing({}, **nothing, models=[], alive=[]) == {"view", "dispatcher", "admission", "ingest"}
 
 
 def test_download_names_are_safe_in_a_header() -> None:
