@@ -42,7 +42,11 @@ class Metric:
 
 
 DEPENDENCY_UP = Metric(
-    "headrace.dependency.up", "gauge", "1", "Whether a process reaches its broker or store: 1 or 0", ("dependency",)
+    "headrace.dependency.up",
+    "gauge",
+    "{dependency}",
+    "Whether a process reaches its broker or store: 1 or 0",
+    ("dependency",),
 )
 LINES_FINISHED = Metric(
     "headrace.lines.finished",

@@ -54,6 +54,11 @@ BOARDS: dict[str, dict[str, list[Panel]]] = {
                 {"lines": "sum(increase(headrace_lines_redriven_total[5m]))"},
             ),
             ("Refused calls", "short", rate("headrace_http_refused_total", "reason")),
+            (
+                "Brokers and stores within reach",
+                "short",
+                {"{{dependency}} of {{instance}}": "min by (dependency, instance) (headrace_dependency_up)"},
+            ),
         ],
     },
     "batches": {
