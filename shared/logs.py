@@ -5,22 +5,48 @@ What libraries say goes the same way, so that a log has one form. Messages are c
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import structlog
 from opentelemetry import trace
 
+from shared.messages import BatchCreated
+from shared.record_headers import Header
 from shared.settings import TelemetrySettings
+from shared.trace_context import traceparent_in
 
 Event = MutableMapping[str, Any]
+# Headers of our records and of intake's, and the fields that they are.
+_NAMES = {
+    "batch": "batch_id",
+    "line": "line",
+    "request": "request_id",
+    "request-id": "request_id",
+    "batch-id": "batch_name",
+    "tenant": "tenant",
+}
+
+
+def of_batch(created: BatchCreated) -> dict[str, str]:
+    """Fields of a line about a batch: its id, and its trace."""
+    fields = {"batch_id": created.id}
+    return fields | ({"trace_id": created.traceparent.split("-")[1]} if created.traceparent else {})
+
+
+def of_record(headers: Iterable[Header] | None) -> dict[str, str]:
+    """Fields of a line about a record that cannot be read: what its headers say of whose it is."""
+    found = {_NAMES[name]: (value or b"").decode(errors="replace") for name, value in headers or () if name in _NAMES}
+    traceparent = traceparent_in(headers)
+    return found | ({"trace_id": traceparent[3:35]} if traceparent else {})
 
 
 def with_trace(_logger: object, _method: str, event: Event) -> Event:
     """A structlog processor: inside a span, which trace a line of the log belongs to."""
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
-        event["trace_id"], event["span_id"] = f"{context.trace_id:032x}", f"{context.span_id:016x}"
+        event.setdefault("trace_id", f"{context.trace_id:032x}")
+        event.setdefault("span_id", f"{context.span_id:016x}")
     return event
 
 

@@ -59,14 +59,6 @@ class Closing:
             return
         await self._tell(batch_id, final)
         self._told.add(batch_id)
-        log.info(
-            "batch closed",
-            batch_id=batch_id,
-            status=final.status,
-            completed=final.completed,
-            failed=final.failed,
-            not_run=final.not_run,
-        )
 
     async def _finalise_patiently(self, closed: ClosedShard) -> BatchClosed | None:
         """Try until it works: a store or disk that is full or away must not hold up the partition."""

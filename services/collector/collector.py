@@ -29,6 +29,7 @@ from shared.errors import ObjectStoreError, SetupError, UnavailableError
 from shared.kafka import KAFKA_ERRORS
 from shared.lifecycle import Stop
 from shared.log_reader import LogReader, Record
+from shared.logs import of_record
 from shared.messages import ShardProgressed, UnreadableRecord, encode
 from shared.metric_names import (
     DEAD_LETTERS,
@@ -338,7 +339,12 @@ class PartitionCollector:
 
     async def _park(self, record: Record, reason: str) -> None:
         log.warning(
-            "record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason
+            "record parked",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=reason,
+            **of_record(record.headers),
         )
         await self._publisher.send(dead_letter(self._topics, record, UNREADABLE, reason))
         self._num_parked.add(1, {"error_type": UNREADABLE})

@@ -12,12 +12,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from services.collector.ledger import CANCELLED, COMPLETED, EXPIRED, Shard
 from services.collector.result_files import KINDS, LineIndex, ResultFiles, put_together
 from shared import identifiers
 from shared.error_codes import add_codes
 from shared.errors import ObjectExists
 from shared.guesses import RESULT_FILENAME
+from shared.logs import of_batch
 from shared.messages import BatchClosed, BatchCreated, ShardClosed, StoredFile, Usage, encode
 from shared.metric_names import BATCH_DURATION, BATCHES_CLOSED
 from shared.object_store import ObjectStore, file_key, final_key, manifest_key, read_json, shard_key
@@ -25,6 +28,8 @@ from shared.span_attributes import BATCH_ID
 from shared.telemetry import Telemetry
 from shared.topics import num_shards
 from shared.trace_context import context_from
+
+log = structlog.get_logger(__name__)
 
 OTHER_SHARDS_POLL_S = 0.5
 SHARD_RECORD = "final.json"
@@ -175,6 +180,14 @@ class Finalizer:
         if await self._create_once(final_key(manifest.id), encode(final)):
             self._num_closed.add(1, {"status": final.status})
             self._duration.record(final.closed_at - manifest.created_at, {"status": final.status})
+            log.info(
+                "batch closed",
+                **of_batch(manifest),
+                status=final.status,
+                completed=final.completed,
+                failed=final.failed,
+                not_run=final.not_run,
+            )
         known = await read_json(self._store, final_key(manifest.id), BatchClosed)
         assert known is not None, "an object that was created can be read"
         return known

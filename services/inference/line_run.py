@@ -82,7 +82,14 @@ class LineRunner:
                     # Without anything to settle for this is an outage: wait it out, burn no record.
                     if last is not None and tries >= self._tries:
                         return Run(self._answered(job, last), tries)
-                    log.warning("engine busy, trying again", reason=reason, tries=tries, request_id=job.request_id)
+                    log.warning(
+                        "engine busy, trying again",
+                        reason=reason,
+                        tries=tries,
+                        request_id=job.request_id,
+                        batch_id=job.headers.batch_id,
+                        custom_id=job.custom_id,
+                    )
                     await asyncio.sleep(min(RETRY_MAX_S, RETRY_BASE_S * 2 ** min(tries, 10)) * random.uniform(0.5, 1))
                     refusal = self.refusal(job)
                 case _:

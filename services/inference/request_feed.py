@@ -27,6 +27,7 @@ from shared.dead_letters import UNREADABLE, WORKER_KILLED, dead_letter
 from shared.errors import ObjectStoreError, UnavailableError
 from shared.lifecycle import Stop
 from shared.log_reader import Record
+from shared.logs import of_record
 from shared.messages import UnreadableRecord
 from shared.metric_names import DEAD_LETTERS, MESSAGES_CONSUMED
 from shared.openai_batch import decode_request_line, prompt_of
@@ -190,7 +191,8 @@ class RequestFeed:
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
-            line=job.headers.line,
+            custom_id=job.custom_id,
+            **of_record(record.headers),
         )
         completion = unanswered(job.headers, job.custom_id, WORKER_KILLED, KILLED_MESSAGE)
         await self._publisher.send(dead_letter(self._topics, record, WORKER_KILLED, KILLED_MESSAGE))
@@ -241,7 +243,12 @@ class RequestFeed:
     async def _park(self, record: Record, reason: str) -> None:
         """Put a record that cannot be read on the dead-letter topic, with the reason, and be done with it."""
         log.warning(
-            "record parked", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason
+            "record parked",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=reason,
+            **of_record(record.headers),
         )
         await self._publisher.send(dead_letter(self._topics, record, UNREADABLE, reason))
         self._num_parked.add(1, {"error_type": UNREADABLE})

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 import msgspec
+import structlog
 
 from services.ingest.idempotency import Idempotency, Note
 from services.ingest.log_writer import LogWriter
@@ -14,11 +15,14 @@ from services.ingest.read_model import ReadModel
 from services.ingest.view_feed import ViewFeed
 from shared import identifiers
 from shared.errors import HeadraceError, ObjectExists
+from shared.logs import of_batch
 from shared.messages import BatchCreated, StoredFile, encode
 from shared.object_store import ObjectStore, manifest_key
 from shared.span_attributes import BATCH_ID
 from shared.telemetry import Telemetry
 from shared.trace_context import traceparent_of
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,18 @@ class BatchIntake:
             # An earlier call with the key may have died at any point, so each step is made sure of.
             with contextlib.suppress(ObjectExists):
                 await self._store.create(manifest_key(created.id), encode(created))
+                _tell(created)
             if self._view.batch(created.id) is None:
                 await self._log_writer.write_facet(created.id, "created", created)
         return created
+
+
+def _tell(created: BatchCreated) -> None:
+    log.info(
+        "batch created",
+        **of_batch(created),
+        tenant=created.tenant,
+        endpoint=created.endpoint,
+        input_file_id=created.input_file_id,
+        retry_of=created.retry_of,
+    )

@@ -49,7 +49,7 @@ class BatchRun:
     ) -> None:
         """`pool_of` = the model whose workers serve a model now: of a batch that grows nobody looked before."""
         assert view.dispatch is not None, "validated batches only"
-        self._created = view.created
+        self.created = view.created
         self._pools = {model: topics.requests(model) for model in view.dispatch.pool_models}
         self._pool_of_model = pool_of
         self._topics = topics
@@ -84,10 +84,10 @@ class BatchRun:
     def _read_on(self) -> LineBlocks:
         at = (self.cursor.next_line, self.cursor.next_byte)
         if self.is_growing:
-            lines = LineStream(self._store, self._created.id).lines(*at)
+            lines = LineStream(self._store, self.created.id).lines(*at)
         else:
-            lines = read_lines(self._store, self._created.input_file_id, *at)
-        return LineBlocks(lines, self.cursor, self._created.endpoint, like_lines_together=self._like_lines_together)
+            lines = read_lines(self._store, self.created.input_file_id, *at)
+        return LineBlocks(lines, self.cursor, self.created.endpoint, like_lines_together=self._like_lines_together)
 
     @property
     def is_done(self) -> bool:
@@ -129,7 +129,7 @@ class BatchRun:
                 else:
                     break
             except BadLine as problem:
-                refused.append(refused_line(self._topics, self._created, number, value, problem))
+                refused.append(refused_line(self._topics, self.created, number, value, problem))
             self._blocks.advance()
         await self._publisher.send_all(refused)
         written = await self._send(records)
@@ -147,7 +147,7 @@ class BatchRun:
         """In the batch's trace, linked to the traces of its lines."""
         traced, self._traced = self._traced, []
         topic = records[0].topic if records else ""
-        with self._telemetry.records("send", topic, traced, len(records), self._created.traceparent):
+        with self._telemetry.records("send", topic, traced, len(records), self.created.traceparent):
             return await self._publisher.send_all(records)
 
     def _count(self, records: list[OutgoingRecord], refused: list[OutgoingRecord]) -> None:
@@ -164,7 +164,7 @@ class BatchRun:
 
     async def tell_cursor(self) -> None:
         """Publish the cursor; a restart repeats what lies after it."""
-        await self._publisher.send(dispatch_record(self._topics.batches, self._created.id, self.cursor))
+        await self._publisher.send(dispatch_record(self._topics.batches, self.created.id, self.cursor))
         self._told_at, self._num_told = time.monotonic(), self.cursor.num_dispatched
 
     async def _load_answered(self) -> None:
@@ -183,7 +183,7 @@ class BatchRun:
         """The line as a record for the workers of a model, or None when no queue has room."""
         number, value = found.line.number, found.line.value
         assert value is not None, "validation refuses lines over the limit"
-        created, topic = self._created, self._pools[model]
+        created, topic = self.created, self._pools[model]
         prefix = found.prompt[:PREFIX_BYTES] if self._like_lines_together else b"%d" % number
         partition = self._queues.of(model).place(prefix, is_bounded=is_bounded)
         if partition is None:
@@ -203,15 +203,15 @@ class BatchRun:
 
     async def _lightened(self, record: OutgoingRecord) -> OutgoingRecord:
         """The record of a line that is too large for one and lies nowhere for good."""
-        if self._created.growth is None or not self._claims.is_large(record.value or b""):
+        if self.created.growth is None or not self._claims.is_large(record.value or b""):
             return record
         claim = (await self._claims.leave_request(record.value or b"")).header().encode()
         return msgspec.structs.replace(record, value=b"", headers=[*record.headers, ("claim", claim)])
 
     def _pool_for(self, value: bytes) -> str:
         """The model whose workers get a line; raises BadLine."""
-        if self._created.growth is not None:
-            found = destination_of(value, self._created.endpoint, self._pool_of_model)
+        if self.created.growth is not None:
+            found = destination_of(value, self.created.endpoint, self._pool_of_model)
             self.cursor = with_destination(self.cursor, found)
             self._pools.setdefault(found.pool, self._topics.requests(found.pool))
             return found.pool
@@ -221,7 +221,7 @@ class BatchRun:
 
     def _trace(self, number: int, value: bytes, topic: Topic, partition: int) -> str | None:
         """Begin the trace of a sampled line: a trace of its own, linked to the batch's."""
-        created = self._created
+        created = self.created
         found = self._telemetry.trace_of_line(created.id, number)
         if found is None:
             return None

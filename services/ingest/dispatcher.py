@@ -25,6 +25,7 @@ from shared.batch_state import BatchView
 from shared.claim_store import ClaimStore
 from shared.errors import HeadraceError, ObjectStoreError
 from shared.lifecycle import Stop
+from shared.logs import of_batch
 from shared.messages import BatchDispatched, CancelHint, encode
 from shared.object_store import ObjectStore
 from shared.publisher import OutgoingRecord, Publisher
@@ -193,7 +194,7 @@ class Dispatcher:
         try:
             await work(view)
         except (HeadraceError, OSError) as error:
-            log.warning("batch waits", batch_id=view.created.id, step=work.__name__, reason=str(error))
+            log.warning("batch waits", **of_batch(view.created), step=work.__name__, reason=str(error))
             await asyncio.sleep(FAULT_BACKOFF_S)
 
     async def _seal(self, view: BatchView) -> None:
@@ -224,7 +225,7 @@ class Dispatcher:
         except HeadraceError:
             self._ended.pop(batch_id, None)
             raise
-        log.info("end of batch recorded", batch_id=batch_id, kind=step.kind, total=total)
+        log.info("end of batch recorded", **of_batch(view.created), kind=step.kind, total=total)
 
     async def _dispatch_round(self, views: Sequence[BatchView]) -> bool:
         by_id = {view.created.id: view for view in views}
@@ -243,6 +244,8 @@ class Dispatcher:
         await _all_of([self._dispatch(by_id[share.batch_id], share.num_lines) for share in round_of_shares])
         due = [run for run in self._mine() if run.is_cursor_due(s.cursor_interval_s)]
         await _all_of([run.tell_cursor() for run in due])
+        for done in (run for run in due if run.is_done and not run.is_growing):
+            log.info("batch dispatched", **of_batch(done.created), num_lines=done.cursor.num_dispatched)
         return bool(round_of_shares)
 
     def _mine(self) -> list[BatchRun]:
@@ -274,7 +277,7 @@ class Dispatcher:
             await self._run_of(view).dispatch(num_lines)
         except ObjectStoreError as error:
             # Its input is gone or refused: it waits for its deadline, the others go on.
-            log.error("batch cannot be dispatched", batch_id=view.created.id, reason=str(error))
+            log.error("batch cannot be dispatched", **of_batch(view.created), reason=str(error))
             self._stuck.add(view.created.id)
 
     def _run_of(self, view: BatchView) -> BatchRun:

@@ -17,6 +17,7 @@ from services.ingest.shard_records import shard_records
 from services.ingest.validation import decide_once
 from services.ingest.view_feed import ViewFeed
 from shared.batch_state import BatchView
+from shared.logs import of_batch
 from shared.messages import BatchCreated, BatchDispatched
 from shared.object_store import ObjectStore, file_key
 from shared.publisher import Publisher
@@ -69,7 +70,7 @@ class Sealing:
         room = created.record_total(0)
         await self._publisher.send_all(shard_records(self._topics, created, "sealed", room, end.num_lines))
         await self._tell(created.id, sealed)
-        log.info("batch sealed", batch_id=created.id, total=end.num_lines)
+        log.info("batch sealed", **of_batch(created), total=end.num_lines)
 
     async def _make_file(self, created: BatchCreated, chain: LineStream, num_bytes: int) -> None:
         """Make the lines the batch's input file, which its user may have deleted by now."""

@@ -14,6 +14,7 @@ from services.ingest.line_source import read_lines
 from services.ingest.view_feed import ViewFeed
 from shared.batch_state import BatchView
 from shared.errors import HeadraceError, ObjectExists, ObjectNotFound
+from shared.logs import of_batch
 from shared.messages import BatchCreated, BatchDispatched, LineProblem, encode
 from shared.object_store import ObjectStore, validated_key
 from shared.publisher import Publisher
@@ -66,7 +67,7 @@ class Validation:
         written = await asyncio.shield(self._publisher.send(dispatch_record(self._topics.batches, created.id, facet)))
         await asyncio.shield(self._feed.wait_for(written))
         outcome = "failed" if facet.failed_at is not None else "in_progress"
-        log.info("batch validated", batch_id=created.id, status=outcome, total=facet.total, problems=len(facet.errors))
+        log.info("batch validated", **of_batch(created), status=outcome, total=facet.total, problems=len(facet.errors))
 
     async def _judge(self, created: BatchCreated) -> BatchDispatched:
         """Validate; a file that our own code cannot stand fails its batch, and not the process for everybody.
@@ -79,7 +80,7 @@ class Validation:
         except (HeadraceError, OSError, MemoryError):
             raise
         except Exception:
-            log.exception("validation crashed", batch_id=created.id)
+            log.exception("validation crashed", **of_batch(created))
             crashed = LineProblem(code="server_error", message="The input file could not be validated.")
             return BatchDispatched(failed_at=int(time.time()), errors=(crashed,))
 

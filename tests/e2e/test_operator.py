@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx2
@@ -165,6 +166,54 @@ def test_slow_line_says_where_its_time_went(stack: Stack) -> None:
     assert why.returncode == 0 and "out of the engine" in why.stdout
     assert httpx2.get(f"{stack.url}/batches/{batch.id}/lines/nope").json()["error"]["code"] == "line_not_found"
     assert headrace(stack, "batches", "why", batch.id, "nope").returncode == 1
+
+
+def events(stack: Stack) -> list[dict[str, Any]]:
+    """All lines of all logs: each is a JSON object, also what libraries say."""
+    lines = [line for path in (stack.data / "logs").glob("*-*.log") for line in path.read_text().splitlines() if line]
+    return [json.loads(line) for line in lines]
+
+
+def test_log_has_one_line_for_each_event_of_a_batch(stack: Stack) -> None:
+    client = stack.client()
+    batch = wait_for_end(client, submit(client, chat_lines(7, "echo")).id)
+    stack.pause("inference-0")
+    try:
+        cancelled = submit(client, chat_lines(3, "echo"))
+        while client.batches.retrieve(cancelled.id).status != "in_progress":
+            time.sleep(0.1)
+        client.batches.cancel(cancelled.id)
+    finally:
+        stack.resume("inference-0")
+    wait_for_end(client, cancelled.id)
+    time.sleep(0.5)  # what is written after its answer
+
+    def life(batch_id: str) -> list[dict[str, Any]]:
+        mine = [event for event in events(stack) if event.get("batch_id") == batch_id]
+        return sorted(mine, key=lambda event: event["timestamp"])
+
+    told = life(batch.id)
+    assert [event["event"] for event in told] == [
+        *("batch created", "batch validated", "batch dispatched", "batch closed"),
+    ]
+    assert (told[2]["num_lines"], told[3]["completed"], told[3]["status"]) == (7, 7, "completed")
+    assert [event["service"] for event in told] == ["ingest"] * 3 + ["collector"]
+    seen = [event["event"] for event in life(cancelled.id)]
+    assert {"batch cancelled by its user", "end of batch recorded", "batch closed"} <= set(seen)
+    assert len(seen) == len(set(seen))
+    assert all({"event", "level", "timestamp", "service"} <= set(event) for event in events(stack))
+
+
+def test_ready_page_names_what_each_process_depends_on(stack: Stack) -> None:
+    ingest = httpx2.get(f"http://127.0.0.1:{stack.port}/readyz").json()
+    assert ingest["dependencies"] == dict.fromkeys(
+        ("broker", "store", "ingest", "view", "dispatcher", "admission", "workers/echo"), "ok"
+    )
+    others = {name: url for name, url in stack.stack_file()["metrics"].items() if not name.startswith("ingest")}
+    told = {name: httpx2.get(url.replace("/metrics", "/readyz")).json() for name, url in others.items()}
+    assert all(page["ready"] and not page["missing"] for page in told.values())
+    assert {"broker", "store", "collector", "partition 0"} <= set(told["collector-0"]["dependencies"])
+    assert {"broker", "engine", "group", "worker"} == set(told["inference-0"]["dependencies"])
 
 
 def test_exit_codes_of_the_command_line(stack: Stack) -> None:

@@ -32,6 +32,7 @@ from shared.dead_letters import UNREADABLE, dead_letter
 from shared.errors import HeadraceError, UnavailableError
 from shared.lifecycle import Stop
 from shared.log_reader import LogReader, Record
+from shared.logs import of_record
 from shared.messages import UnreadableRecord
 from shared.metric_names import DEAD_LETTERS, INTAKE_RECORDS
 from shared.openai_batch import unanswered_line
@@ -143,7 +144,14 @@ class Admission:
         self._outcomes_of_turn.clear()
 
     def _parked(self, record: Record, error: str, reason: str) -> OutgoingRecord:
-        log.warning("record parked", topic=record.topic, offset=record.offset, reason=reason)
+        log.warning(
+            "record parked",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=reason,
+            **of_record(record.headers),
+        )
         self._outcomes_of_turn["parked"] += 1
         self._num_parked.add(1, {"error_type": error})
         self._telemetry.parked(record.topic, record.partition, record.offset, error, record.headers)

@@ -17,6 +17,7 @@ from services.ingest.log_writer import LogWriter
 from services.ingest.quota import Quota, QuotaReached
 from services.ingest.read_model import ReadModel
 from shared.errors import ObjectExists
+from shared.logs import of_batch
 from shared.messages import (
     BatchCloseRequested,
     BatchCreated,
@@ -160,7 +161,14 @@ class PartSteps:
         if refusal is not None:
             await self._log_writer.write_facet(created.id, "dispatch", refusal)
             batch.stream.is_over = True
-        log.info("batch by topic created", batch_id=created.id, batch=batch.name, part=batch.stream.part)
+        log.info(
+            "batch created",
+            **of_batch(created),
+            tenant=batch.tenant,
+            endpoint=created.endpoint,
+            batch_name=batch.name,
+            part=batch.stream.part,
+        )
 
     def _refusal(self, wanted: BatchCreated) -> BatchDispatched | None:
         """How a batch fails that its tenant may not have; later parts of one are never refused."""
@@ -224,7 +232,7 @@ class PartSteps:
         if batch.stream.is_created and not await self._seal(batch):
             return
         batch.stream.is_over = True
-        log.info("batch by topic closed", batch=batch.name, declared=batch.stream.declared)
+        log.info("batch by topic closed", tenant=batch.tenant, batch_name=batch.name, declared=batch.stream.declared)
 
     async def _refuse(self, batch: TopicBatch, now_s: float) -> None:
         """Answer what came too late, on `results`."""

@@ -90,7 +90,7 @@ class TopicBatches:
         if event.kind == LINE:
             line = WaitingLine(hash(event.custom_id), event.custom_id, event.value, record.offset)
             if not stream.add(line, now_s):
-                log.debug("line repeated", batch=event.name, custom_id=event.custom_id)
+                log.debug("line repeated", batch_name=event.name, custom_id=event.custom_id)
         elif event.kind == BATCH_OPEN:
             stream.open(msgspec.json.decode(event.value, type=Options), record.offset)
         else:
@@ -125,11 +125,13 @@ class TopicBatches:
             async with self._slots:
                 await self._steps.take(batch, step, now_s)
         except (HeadraceError, OSError) as error:
-            log.warning("batch by topic waits", batch=batch.name, step=step, reason=str(error))
+            log.warning(
+                "batch by topic waits", tenant=batch.tenant, batch_name=batch.name, step=step, reason=str(error)
+            )
             batch.retry_at = now_s + FAULT_BACKOFF_S
         except Exception:
             # A batch that our own code cannot stand must not stop everybody else's.
-            log.exception("batch by topic crashed", batch=batch.name, step=step)
+            log.exception("batch by topic crashed", tenant=batch.tenant, batch_name=batch.name, step=step)
             batch.retry_at = now_s + FAULT_BACKOFF_S
 
     def _found(self, event: BatchEvent, record: Record) -> TopicBatch:

@@ -4,6 +4,7 @@ import contextlib
 import time
 from typing import Any
 
+import structlog
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
@@ -28,9 +29,12 @@ from services.ingest.settings import IngestBlock
 from shared.batch_state import BatchView, may_cancel
 from shared.errors import ObjectExists
 from shared.guesses import IDEMPOTENCY_CONFLICT_CODE, WRONG_PURPOSE_MESSAGE
+from shared.logs import of_batch
 from shared.messages import BatchCancelRequested, BatchCreated, StoredFile, encode
 from shared.object_store import ObjectStore, cancel_key
 from shared.settings import ContractSettings
+
+log = structlog.get_logger(__name__)
 
 LIST_DEFAULT, LIST_MAX = 20, 100
 WARNING_HEADER = "x-headrace-warning"
@@ -119,6 +123,7 @@ class BatchesApi:
             wish = BatchCancelRequested(cancelling_at=int(time.time()))
             with contextlib.suppress(ObjectExists):  # an earlier call did not get as far as the log
                 await self._store.create(cancel_key(batch_id), encode(wish))
+                log.info("batch cancelled by its user", **of_batch(view.created), tenant=tenant)
             await self._log_writer.write_facet(batch_id, "cancel", wish)
         return self._object(await self._find(tenant, batch_id))
 
