@@ -3,7 +3,7 @@
 from shared.record_headers import RequestHeaders
 
 BATCH_ID, LINE, CUSTOM_ID = "headrace.batch.id", "headrace.line", "headrace.custom_id"
-# Which try of a line this is, from 1: lines that were lost are sent again.
+# Which try of a line this is, where it is not the first: lines that were lost are sent again.
 ATTEMPT = "headrace.attempt"
 CONVERSATION_ID = "messaging.message.conversation_id"
 
@@ -20,7 +20,8 @@ def request_attributes(headers: RequestHeaders, custom_id: str) -> Attributes:
     """As `line_attributes`; a request without a batch is found by the id that its caller gave it."""
     if headers.is_single:
         return {CONVERSATION_ID: headers.request, CUSTOM_ID: custom_id}
-    return line_attributes(headers.batch_id, headers.line, custom_id) | {ATTEMPT: headers.attempt}
+    attributes = line_attributes(headers.batch_id, headers.line, custom_id)
+    return attributes | {ATTEMPT: headers.attempt} if headers.attempt > 1 else attributes
 
 
 def messaging_attributes(

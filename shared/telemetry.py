@@ -30,6 +30,7 @@ from shared.record_headers import Header
 from shared.settings import TelemetrySettings
 from shared.span_attributes import Attributes, group_attributes, messaging_attributes
 from shared.trace_context import (
+    PLACES,
     ChosenIds,
     LineTrace,
     context_from,
@@ -37,6 +38,7 @@ from shared.trace_context import (
     keeps_root,
     line_trace,
     links_to,
+    place_of,
     traceparent_in,
 )
 
@@ -46,8 +48,8 @@ EXPORT_QUEUE_SPANS = 65_536
 HISTOGRAM_VALUES_PER_SECOND = 200
 # Links of a span: as many as a poll has records. The client's own limit would drop the rest without a word.
 LINKS_MAX = 1_000
-# Of spans about groups of records, and of failed lines, each kind.
-SPANS_PER_SECOND = 10
+# Of failed lines, and of spans about groups of records, each kind.
+FAILURES_PER_SECOND, GROUPS_PER_SECOND = 10, 2
 _OPERATION_TYPES = {"send": "send", "poll": "receive", "commit": "settle"}
 
 
@@ -79,7 +81,7 @@ class Telemetry:
             self._provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=EXPORT_QUEUE_SPANS))
             # Set before an engine starts: vLLM's own spans then go through this provider.
             trace.set_tracer_provider(self._provider)
-        self._ratio = settings.sample_ratio if self._provider else 0.0
+        self._share = int(settings.sample_ratio * PLACES) if self._provider else 0
         tracer = self._provider or trace.NoOpTracerProvider()
         self.tracer: Tracer = tracer.get_tracer("headrace", schema_url=SCHEMA_URL)
         self.meters = (
@@ -128,14 +130,11 @@ class Telemetry:
 
     def traces_line(self, batch_id: str, line: int) -> bool:
         """Whether this line (0-based) belongs to the sampled share."""
-        return self._ratio > 0.0 and line_trace(batch_id, line).place < self._ratio
+        return self._share > 0 and place_of(batch_id, line) < self._share
 
     def trace_of_line(self, batch_id: str, line: int) -> LineTrace | None:
         """The trace of a line (0-based), or None if it is not in the sampled share."""
-        if self._ratio <= 0.0:
-            return None
-        found = line_trace(batch_id, line)
-        return found if found.place < self._ratio else None
+        return line_trace(batch_id, line) if self.traces_line(batch_id, line) else None
 
     def begin_line(
         self, found: LineTrace, name: str, attributes: Attributes, batch: str | None, at_s: float | None = None
@@ -170,7 +169,7 @@ class Telemetry:
         None where no record is traced, or when there were some a moment ago: the records' own spans tell of each.
         """
         kept = list(filter(is_sampled, traceparents)) if self.enabled else []
-        if not kept or not self._has_room_for(operation):
+        if not kept or not self._has_room_for(operation, GROUPS_PER_SECOND):
             yield
             return
         attributes = group_attributes(operation, _OPERATION_TYPES[operation], topic, num_records)
@@ -196,7 +195,7 @@ class Telemetry:
 
         The latter is the trace of its `line` if it is one, and is linked to its caller's. Times are Unix seconds.
         """
-        if not self.enabled or not self._has_room_for("failure"):
+        if not self.enabled or not self._has_room_for("failure", FAILURES_PER_SECOND):
             return
         attributes = {**attributes, "error.type": error}
         began_ns, ended_ns = (None if at is None else int(at * 1e9) for at in (began_s, ended_s))
@@ -217,11 +216,11 @@ class Telemetry:
         attributes = messaging_attributes("process", "process", topic, partition, offset)
         self.failure(f"process {topic}", error, attributes, parent=traceparent_in(headers))
 
-    def _has_room_for(self, kind: str) -> bool:
+    def _has_room_for(self, kind: str, per_second: int) -> bool:
         second, (known, number) = int(time.monotonic()), self._told.get(kind, (-1, 0))
         number = number + 1 if second == known else 1
         self._told[kind] = (second, number)
-        return number <= SPANS_PER_SECOND
+        return number <= per_second
 
     def close(self) -> None:
         """Send what is waiting and stop."""

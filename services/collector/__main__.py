@@ -18,7 +18,7 @@ from shared.dependencies import Dependencies
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health
 from shared.kafka import make_producer, start_client, stop_client
-from shared.lifecycle import Deadline, Stop, run_service, stop_on_signals
+from shared.lifecycle import Deadline, Stop, run_service, settle_heap, stop_on_signals
 from shared.log_reader import LogReader
 from shared.logs import set_up_logging
 from shared.object_store import ObjectStore
@@ -65,6 +65,7 @@ class CollectorProcess:
                 self._collectors = self._make_collectors(
                     store, log_id, publisher, open_batches, group_offsets, telemetry
                 )
+                settle_heap()
                 await self._collect(open_batches, batches_reader, self._dependencies)
             finally:
                 await batches_reader.close()

@@ -27,7 +27,7 @@ from shared.errors import SetupError
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health
 from shared.kafka import make_producer, start_client, stop_client
-from shared.lifecycle import Stop, StopReason, run_service, stop_on_signals
+from shared.lifecycle import Stop, StopReason, run_service, settle_heap, stop_on_signals
 from shared.log_reader import LogReader
 from shared.logs import set_up_logging
 from shared.open_store import open_store
@@ -163,6 +163,7 @@ class WorkerProcess:
             for log_of_class in assigned.values():
                 await log_of_class.open()
             self._assigned = tuple(assigned.values())
+            settle_heap()
             identity = WorkerIdentity(worker.worker_id, worker.model, engine.name, engine.endpoints, int(time.time()))
             runner = Worker(
                 identity=identity,

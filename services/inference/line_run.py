@@ -25,6 +25,7 @@ from shared.openai_batch import (
 from shared.span_attributes import request_attributes
 from shared.telemetry import Telemetry
 from shared.trace_context import context_from, is_sampled, traceparent_of
+from shared.usage import usage_of
 
 log = structlog.get_logger(__name__)
 
@@ -116,6 +117,9 @@ class LineRunner:
             if isinstance(result, Answer) and result.status != 200:
                 span.set_status(trace.StatusCode.ERROR)
                 span.set_attribute("error.type", str(result.status))
+            elif isinstance(result, Answer) and (usage := usage_of(result.body)):
+                span.set_attribute("gen_ai.usage.input_tokens", usage.input_tokens)
+                span.set_attribute("gen_ai.usage.output_tokens", usage.output_tokens)
             return result
 
 

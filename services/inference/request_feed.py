@@ -38,7 +38,7 @@ from shared.result_records import is_reply, result_record
 from shared.span_attributes import messaging_attributes, request_attributes
 from shared.telemetry import Telemetry
 from shared.topics import Topics
-from shared.trace_context import context_from, is_sampled, traceparent_in, traceparent_of
+from shared.trace_context import context_from, is_sampled, traceparent_of
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +80,8 @@ class RequestFeed:
         self._apart = apart
         self._lines_per_second = lines_per_second
         self._worker_id = worker_id
+        # Of the records that were polled last.
+        self._traced: list[str] = []
         self._num_consumed = telemetry.counter(MESSAGES_CONSUMED)
         self._num_parked = telemetry.counter(DEAD_LETTERS)
 
@@ -92,7 +94,6 @@ class RequestFeed:
                 continue
             records = await self._assigned.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=num_records)
             if records:
-                self._trace_poll(records)
                 self._num_consumed.add(len(records), {"messaging_destination_name": self._assigned.topic})
             if self._assigned.num_suspects:
                 async with self._apart:
@@ -101,11 +102,6 @@ class RequestFeed:
             if records and self._assigned.is_suspicious:
                 await self._assigned.commit()
             await self._submit(records, stop, self._apart)
-
-    def _trace_poll(self, records: Sequence[Record]) -> None:
-        if self._telemetry.enabled:
-            with self._telemetry.records("poll", self._assigned.topic, traceparents_of(records), len(records)):
-                pass
 
     def _num_to_fetch(self) -> int:
         if self._in_flight.num_bytes > HELD_BYTES_MAX:
@@ -135,6 +131,7 @@ class RequestFeed:
                 await self._end_condemned(record, job)
             else:
                 jobs.append(job)
+        self._trace_poll(len(records))
         await self._hand_over(jobs, lock)
 
     async def _hand_over(self, jobs: list[Job], lock: contextlib.AbstractAsyncContextManager[None]) -> None:
@@ -231,12 +228,19 @@ class RequestFeed:
             ),
         )
 
+    def _trace_poll(self, num_records: int) -> None:
+        """Once it is known which of them are traced."""
+        traced, self._traced = self._traced, []
+        with self._telemetry.records("poll", self._assigned.topic, traced, num_records):
+            pass
+
     def _open_span(self, record: Record, headers: RequestHeaders, custom_id: str) -> Span | None:
-        if not is_sampled(headers.traceparent) or not self._telemetry.enabled:
+        if headers.traceparent is None or not is_sampled(headers.traceparent) or not self._telemetry.enabled:
             return None
         attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
         attributes |= {"messaging.consumer.group.name": record.topic}
         attributes |= request_attributes(headers, custom_id)
+        self._traced.append(headers.traceparent)
         parent = context_from(headers.traceparent)
         return self._telemetry.tracer.start_span(f"process {record.topic}", parent, SpanKind.CONSUMER, attributes)
 
@@ -259,11 +263,6 @@ class RequestFeed:
                 line = unanswered(headers, "", UNREADABLE, reason).value
                 await self._answer(result_record(self._topics, headers, line, UNREADABLE))
         self._assigned.finish(TopicPartition(record.topic, record.partition), record.offset)
-
-
-def traceparents_of(records: Sequence[Record]) -> list[str]:
-    """Those that records carry."""
-    return [found for record in records if (found := traceparent_in(record.headers))]
 
 
 def _has_claim(record: Record) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from shared.dependencies import Dependencies
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health, start_server
 from shared.kafka import make_producer, start_client, stop_client
-from shared.lifecycle import Stop, run_service, stop_on_signals
+from shared.lifecycle import Stop, run_service, settle_heap, stop_on_signals
 from shared.log_ends import LogEnds
 from shared.log_reader import LogReader
 from shared.logs import set_up_logging
@@ -157,9 +156,7 @@ class IngestProcess:
                 follow.cancel()
                 join.cancel()
                 return
-            # What lives from here on is not looked at again: a full collection would stop every call for 80 ms.
-            gc.collect()
-            gc.freeze()
+            settle_heap()
             server, http = await start_server(config)
             work = {group.create_task(dispatcher.run(self._stop), name="dispatcher")}
             if self._admission is not None:

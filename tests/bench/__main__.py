@@ -13,13 +13,24 @@ from pathlib import Path
 from cli.local_kafka import java_problem
 from cli.up import inference_python
 from shared.errors import SetupError
-from tests.bench import api_cost, batch_tax, echo_rows, idle_stack, intake, large_batch, prefix_cache, scale_out
+from tests.bench import (
+    api_cost,
+    batch_tax,
+    echo_rows,
+    idle_stack,
+    intake,
+    large_batch,
+    prefix_cache,
+    scale_out,
+    telemetry_cost,
+)
 from tests.bench.figure import Figure, as_json, table
 
 Part = Callable[[], list[Figure]]
 PARTS: Mapping[str, Part] = {
     "echo": echo_rows.measure,
     "idle": idle_stack.measure,
+    "telemetry": telemetry_cost.measure,
     "intake": intake.measure,
     "scale": scale_out.measure,
     "upload": api_cost.measure_upload,
@@ -31,6 +42,7 @@ PARTS: Mapping[str, Part] = {
 QUICK: Mapping[str, Part] = {
     "echo": lambda: echo_rows.measure(rows=2_000, rounds=1),
     "idle": lambda: idle_stack.measure(rounds=1, idle_s=2.0),
+    "telemetry": lambda: telemetry_cost.measure(rows=2_000, rounds=1),
     "intake": lambda: intake.measure(rounds=1, records=2_000, singles=10),
     "scale": lambda: scale_out.measure(seconds=1),
     "large": lambda: large_batch.measure(large=60_000),
