@@ -268,11 +268,24 @@ class _Roots(Sampler):
         return "HeadraceRoots"
 
 
+class _HashedResource(Resource):
+    """The exporter hashes the resource of every span, for which the client's own writes it as JSON each time."""
+
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(resource.attributes, resource.schema_url)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 def _resource(service: str) -> Resource:
-    return Resource.create(
-        {
-            "service.name": f"headrace-{service}",
-            "service.version": version("headrace"),
-            "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
-        }
+    return _HashedResource(
+        Resource.create(
+            {
+                "service.name": f"headrace-{service}",
+                "service.version": version("headrace"),
+                "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
+            }
+        )
     )

@@ -25,6 +25,7 @@ from shared.topics import Topics
 from tests.chaos.fleet import Child, Fleet
 from tests.chaos.proxy import Proxy
 from tests.chaos.segments import ListKeys, ReadObject, in_bucket, in_folder
+from tests.otlp_sink import serve_otlp_sink
 from tests.providers import ACCESS_KEY, SECRET_KEY, binary
 
 MODEL = "echo"
@@ -42,10 +43,14 @@ class Environment:
     topics: Topics
     api_ports: list[int]
     tier: str
+    # Where each service shows its metrics.
+    pages: dict[str, str] = field(default_factory=dict)
     proxies: dict[str, Proxy] = field(default_factory=dict)
     memory: MemoryKafka | None = None
     disks: dict[str, Path] = field(default_factory=dict)
     store_env: dict[str, str] = field(default_factory=dict)
+    # Where spans go; nobody listens there if it is empty.
+    otlp: str = ""
     pool: urllib3.PoolManager = field(default_factory=urllib3.PoolManager)
 
     @property
@@ -78,6 +83,7 @@ def environment(tier: str, service_module: str = "", disk_mb: int = DISK_MB, **o
             env = _start_real(folder, fleet, topics, stack, disk_mb)
         else:
             env = _start_memory(folder, fleet, topics, stack)
+        env.otlp = stack.enter_context(serve_otlp_sink()).address
         _start_services(env, service_module, overrides)
         stack.callback(env.pool.clear)
         fleet.watch()
@@ -142,6 +148,8 @@ def _start_services(env: Environment, service_module: str, overrides: dict[str, 
             "HEADRACE_INFERENCE__WINDOW": "64",
             "HEADRACE_INFERENCE__ECHO__LATENCY_S": "0.05",
             "HEADRACE_INFERENCE__ECHO__JITTER_S": "0.3",
+            "HEADRACE_TELEMETRY__OTLP_ENDPOINT": env.otlp,
+            "HEADRACE_TELEMETRY__SAMPLE_RATIO": "0.2",
         }
         | env.store_env
         | overrides
@@ -173,7 +181,9 @@ def _start_services(env: Environment, service_module: str, overrides: dict[str, 
 
 def _add_service(env: Environment, name: str, number: int, settings: dict[str, str], module: str) -> None:
     argv = [sys.executable, "-m", *([module] if module else []), f"services.{name}"]
-    child = f"{name}-{number}"
+    child, port = f"{name}-{number}", free_port()
+    env.pages[child] = f"http://127.0.0.1:{port}/metrics"
+    settings = settings | {"HEADRACE_HEALTH__PORT": str(port)}
     env.fleet.add(Child(child, argv, settings, env.folder / f"{child}.log"))
 
 

@@ -43,6 +43,7 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         "changed_files": sum(r.count("changed") for r in results),
         "wrong_counts": sum(r.count("counts") for r in results),
         "misplaced_ends": sum(r.count("cancel") for r in results),
+        "wrong_metrics": sum(r.count("metrics") for r in results),
         "still_open": sum(r.count("open") for r in results),
         "not_exercised": sorted({reason for r in results for reason in r.not_exercised}),
         "redriven": sum(r.redriven for r in results),

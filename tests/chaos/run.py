@@ -13,6 +13,7 @@ from tests.chaos.load import Demand, Sent, Users
 from tests.chaos.log_tail import completions_of, facets_of, read_topic
 from tests.chaos.outsiders import Outsiders, Requests
 from tests.chaos.producers import TopicProducers
+from tests.chaos.scrape import Scraper
 from tests.chaos.segments import SegmentWatch
 from tests.chaos.verifier import Finding, Watch, check_against_log, check_files, figures_of
 
@@ -72,12 +73,13 @@ def chaos(
         users, injector = Users(env, rng, watch, demand), Injector(env, rng, only)
         outsiders = Outsiders(env, random.Random(seed), demand.requests_per_second)
         producers = TopicProducers(env, random.Random(seed + 1))
-        segments = SegmentWatch(env.store, watch)
+        segments, scraper = SegmentWatch(env.store, watch), Scraper(env.pages)
         users.start()
         outsiders.start()
         if demand.with_topic_batches:
             producers.start()
         segments.start()
+        scraper.start()
         try:
             time.sleep(min(5.0, minutes * 10))
             end = time.monotonic() + minutes * 60
@@ -95,11 +97,21 @@ def chaos(
             users.stop()
             outsiders.stop()
             segments.stop()
+            scraper.stop()
+        findings += scraper.check(_num_closed(env), calm_timeout_s)
         findings += segments.check() + _verify(env, users, watch)
         users.close()
         run = {"seed": seed, "tier": tier, "minutes": minutes, "requests": outsiders.acknowledged}
         run |= {"topic_batches": len(producers.batches), "topic_lines": producers.num_lines}
         return _figures(env, users.sent, injector, findings, **run)
+
+
+def _num_closed(env: Environment) -> int | None:
+    """Batches that ended, as the log has it; the broker in memory forgets."""
+    if env.tier != "real":
+        return None
+    facets = facets_of(read_topic(env.bootstrap, env.topics.batches.name, env.topics.batches.partitions))
+    return len({key for key, _, _ in facets if key.endswith("/closed")})
 
 
 def _wait_until_ready(env: Environment) -> None:

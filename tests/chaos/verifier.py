@@ -30,7 +30,7 @@ class LogRecord:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong. `kind` is lost, doubled, crossed, order, counts, changed, cancel or open."""
+    """One thing that is wrong. `kind` is lost, doubled, crossed, order, counts, changed, cancel, open or metrics."""
 
     kind: str
     batch_id: str
