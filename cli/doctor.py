@@ -97,9 +97,22 @@ def fleet(workers: list[dict[str, Any]], own_version: str) -> Iterator[Finding]:
     silent = [worker["id"] for worker in workers if worker["state"] == "silent"]
     found = f"{len(alive)} alive" + (f", silent: {', '.join(silent)}" if silent else "")
     yield Finding("workers", bool(alive) and not silent, found, advice)
+    for worker in (each for each in workers if each["state"] in ("ready", "joining")):
+        advice = "a worker that joins waits for its group; an engine that hangs ends its worker after a while"
+        yield Finding(f"engine of {worker['id']}", worker["state"] == "ready", engine(worker), advice)
     versions = {worker["version"] for worker in alive} | {own_version}
     found = ", ".join(sorted(versions))
     yield Finding("versions", len(versions) == 1, found, "run one version everywhere but while it is rolled out")
+
+
+def engine(worker: dict[str, Any]) -> str:
+    """What a worker's engine does, as far as it tells."""
+    parts = [f"{worker['engine']}, {worker['state']}", f"{worker['in_flight']} lines held"]
+    if worker.get("running") is not None:
+        parts.append(f"{worker['running']} running, {worker['waiting']} waiting")
+    if worker.get("lines_per_second") is not None:
+        parts.append(f"{worker['lines_per_second']:.3g} lines/s")
+    return ", ".join(parts)
 
 
 async def _of_backends(settings: ServiceSettings) -> list[Finding]:

@@ -136,15 +136,10 @@ class Telemetry:
         """The trace of a line (0-based), or None if it is not in the sampled share."""
         return line_trace(batch_id, line) if self.traces_line(batch_id, line) else None
 
-    def begin_line(
-        self, found: LineTrace, name: str, attributes: Attributes, batch: str | None, at_s: float | None = None
-    ) -> Span:
+    def begin_line(self, found: LineTrace, name: str, attributes: Attributes, batch: str | None) -> Span:
         """The root span of a line's trace, linked to the `traceparent` of its batch."""
-        at_ns = None if at_s is None else int(at_s * 1e9)
         with self._ids.of(found):
-            return self.tracer.start_span(
-                name, Context(), SpanKind.PRODUCER, attributes, links=links_to(batch), start_time=at_ns
-            )
+            return self.tracer.start_span(name, Context(), SpanKind.PRODUCER, attributes, links=links_to(batch))
 
     @contextmanager
     def kept(self, name: str, parent: Context | None, attributes: Attributes, *linked: str | None) -> Iterator[Span]:

@@ -7,7 +7,7 @@ writes into the same trace, without having to ask what somebody else chose.
 import hashlib
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -71,7 +71,7 @@ class ChosenIds(RandomIdGenerator):
         self._chosen: ContextVar[LineTrace | None] = ContextVar("chosen", default=None)
 
     @contextmanager
-    def of(self, chosen: LineTrace) -> Any:
+    def of(self, chosen: LineTrace) -> Iterator[None]:
         """The span that is started in the block has the ids of this trace's root."""
         token = self._chosen.set(chosen)
         try:

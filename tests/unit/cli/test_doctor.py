@@ -4,12 +4,17 @@ import time
 from email.utils import formatdate
 from typing import Any
 
-from cli.doctor import clock, fleet
+from cli.doctor import clock, engine, fleet
 from cli.show import cell
 
 
 def worker(name: str, state: str = "ready", version: str = "1.0") -> dict[str, Any]:
-    return {"id": name, "state": state, "alive": state == "ready", "version": version}
+    load = {"engine": "vllm", "in_flight": 3, "running": 2, "waiting": 1, "lines_per_second": 4.25}
+    return {"id": name, "state": state, "alive": state == "ready", "version": version} | load
+
+
+def well(workers: list[dict[str, Any]]) -> dict[str, bool]:
+    return {finding.check: finding.ok for finding in fleet(workers, "1.0")}
 
 
 def test_clock_that_is_off_is_told() -> None:
@@ -20,10 +25,18 @@ def test_clock_that_is_off_is_told() -> None:
 
 
 def test_fleet_that_is_silent_empty_or_mixed_is_told() -> None:
-    assert [f.ok for f in fleet([worker("a"), worker("b")], "1.0")] == [True, True]
-    assert [f.ok for f in fleet([worker("a"), worker("b", "silent")], "1.0")] == [False, True]
-    assert [f.ok for f in fleet([], "1.0")] == [False, True]
-    assert [f.ok for f in fleet([worker("a", version="0.9")], "1.0")] == [True, False]
+    good = {"engine of a": True, "engine of b": True}
+    assert well([worker("a"), worker("b")]) == {"workers": True, "versions": True} | good
+    assert well([worker("a"), worker("b", "silent")]) == {"workers": False, "versions": True, "engine of a": True}
+    assert well([]) == {"workers": False, "versions": True}
+    assert well([worker("a", version="0.9")]) == {"workers": True, "versions": False, "engine of a": True}
+    assert well([worker("a", "joining")])["engine of a"] is False
+
+
+def test_engine_is_told_as_far_as_it_tells() -> None:
+    assert engine(worker("a")) == "vllm, ready, 3 lines held, 2 running, 1 waiting, 4.25 lines/s"
+    silent = worker("a") | {"running": None, "waiting": None, "lines_per_second": None}
+    assert engine(silent) == "vllm, ready, 3 lines held"
 
 
 def test_cells_of_a_table() -> None:
