@@ -10,9 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.structs import OffsetAndMetadata
 
 from services.inference.offset_tracker import OffsetTracker
 from shared.errors import HeadraceError, UnavailableError
@@ -67,6 +69,8 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer: AIOKafkaConsumer | None = None
         self._trackers: dict[TopicPartition, OffsetTracker] = {}
         self._written: dict[TopicPartition, tuple[int, PartitionNote]] = {}
+        # What this process wrote last, whichever epoch that was in.
+        self._own_words: dict[TopicPartition, tuple[int, str]] = {}
         self._trial: dict[TopicPartition, list[int]] = {}
         self._known_holes: set[tuple[TopicPartition, int]] = set()
         self._epoch = 0
@@ -171,11 +175,13 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         if not wanted:
             return
         try:
-            await self._consumer.commit({tp: (offset, encode_note(note)) for tp, (offset, note) in wanted.items()})
+            words = {tp: (offset, encode_note(note)) for tp, (offset, note) in wanted.items()}
+            await self._consumer.commit(words)
         except KAFKA_ERRORS as error:
             log.info("commit refused, the records will be delivered again", error=repr(error))
             return
         self._written.update(wanted)
+        self._own_words.update(words)
 
     async def on_partitions_revoked(self, _revoked: Collection[TopicPartition]) -> None:
         """Last commit of the epoch, inside a limit."""
@@ -248,11 +254,18 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         for tp in assigned & set(self._consumer.assignment()):  # a partition may have gone before it was said
             offset = committed[tp].offset if tp in committed else begins[tp]
-            note = decode_note(committed[tp].metadata) if tp in committed else None
+            note = self._note_of(tp, committed[tp]) if tp in committed else None
             self._tracker(tp).take_over(offset, note, epoch, self._num_held_max)
         await self.commit()
         if self.num_suspects:
             log.warning("records that may have killed a worker run apart", num_suspects=self.num_suspects)
+
+    def _note_of(self, tp: TopicPartition, committed: OffsetAndMetadata) -> PartitionNote | None:
+        """What the owner before left. One that is this process, which lost the partition for a while, did not die."""
+        note = decode_note(committed.metadata)
+        if note is not None and self._own_words.get(tp) == (committed.offset, committed.metadata):
+            return msgspec.structs.replace(note, held=False)
+        return note
 
     def _to_write(self, held: bool) -> Mapping[TopicPartition, tuple[int, PartitionNote]]:
         assert self._consumer is not None

@@ -259,6 +259,24 @@ async def test_failed_poll_throws_the_consumer_away(
     assert log._consumer is None
 
 
+async def test_worker_that_lost_its_partitions_for_a_while_did_not_die(
+    log: AssignedLog, consumer: FakeConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.inference.assigned_log.REOPEN_BACKOFF_S", 0.0)
+    consumer.queue = [[0, 1]]
+    assert await poll(log) == [0, 1]
+    for deaths in (0, 1):
+        await log._leave_behind()
+        if deaths:  # meanwhile somebody else had it and wrote a word, and died
+            consumer.notes[-1] = PartitionNote(held=True, handed_out_to=3)
+        log._consumer = consumer
+        await log.on_partitions_assigned([TP])
+        consumer.queue = [[2 + deaths]]
+        await poll(log)
+        assert consumer.notes[-1].deaths == deaths
+        assert log.was_with_a_dead_worker(TP, 2) is bool(deaths)
+
+
 async def test_endless_rebalances_end_the_worker(log: AssignedLog) -> None:
     for _ in range(REBALANCES_MAX):
         await log.on_partitions_revoked([TP])
