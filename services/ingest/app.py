@@ -42,5 +42,5 @@ def create_app(routers: Sequence[APIRouter], needs: Needs, telemetry: Telemetry)
     app.add_api_route("/healthz", healthz, methods=["GET"], include_in_schema=False)
     app.add_api_route("/readyz", readyz, methods=["GET"], include_in_schema=False)
     app.openapi = lambda: document(version("headrace"))  # type: ignore[method-assign]
-    install_error_handlers(app)
+    install_error_handlers(app, telemetry)
     return OpenAIHeaders(app)  # around everything, so that an answer to a crash has them too

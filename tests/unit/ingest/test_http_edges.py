@@ -6,17 +6,20 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import APIRouter, Request
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.ingest.api.body import BODY_BYTES_MAX, read_body
 from services.ingest.api.upload_form import read_upload
 from services.ingest.app import create_app
 from shared.errors import UnavailableError
+from shared.settings import TelemetrySettings
+from shared.telemetry import Telemetry
 from tests.fakes import QUIET
 
 FILE_MAX, BATCH_MAX = 5_000, 2_000
 
 
-def application() -> Any:
+def application(telemetry: Telemetry = QUIET) -> Any:
     router = APIRouter()
 
     async def upload(request: Request) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def application() -> Any:
     router.add_api_route("/upload", upload, methods=["POST"])
     router.add_api_route("/fail/{kind}", fail, methods=["GET"])
     router.add_api_route("/body", body, methods=["POST"])
-    return create_app([router], lambda: {"workers/m": "none alive"}, QUIET)
+    return create_app([router], lambda: {"workers/m": "none alive"}, telemetry)
 
 
 @pytest.fixture
@@ -130,6 +133,23 @@ async def test_every_failure_has_the_envelope(client: httpx2.AsyncClient) -> Non
     assert all(set(answer.json()["error"]) == {"message", "type", "param", "code"} for answer in answers)
     assert unavailable.headers["retry-after"] == "1"
     assert "secret" not in crash.text
+
+
+async def test_failure_of_ours_is_in_a_trace_although_its_call_is_not() -> None:
+    exporter = InMemorySpanExporter()
+    telemetry = Telemetry("test", TelemetrySettings(sample_ratio=0.0), exporter)
+    transport = httpx2.ASGITransport(app=application(telemetry), raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test/v1") as client:
+        for path in ("/fail/crash", "/fail/unavailable", "/fail/crash?number=x", "/nothing"):
+            await client.get(path)
+    telemetry.close()
+    spans = [span for span in exporter.get_finished_spans() if span.name == "GET failed"]
+    told = [dict(span.attributes or {}) for span in spans]
+    assert [(each["error.type"], each["http.response.status_code"]) for each in told] == [
+        ("RuntimeError", 500),
+        ("UnavailableError", 503),
+    ]
+    assert "secret" not in str([(span.attributes, span.events) for span in spans])
 
 
 async def test_health_pages_answer_outside_the_version(client: httpx2.AsyncClient) -> None:
