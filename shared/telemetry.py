@@ -7,6 +7,7 @@ lines that are not traced cost nothing. Messaging names follow semantic conventi
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -44,6 +45,8 @@ from shared.trace_context import (
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 EXPORT_QUEUE_SPANS = 65_536
+# Of one export with its repetitions; and of the last ones, which a process that stops waits for.
+EXPORT_TIMEOUT_S, CLOSE_TIMEOUT_S = 5.0, 2.0
 # A value costs as much as a twentieth of a line that runs on a stub; the shape of a second's values is in these.
 HISTOGRAM_VALUES_PER_SECOND = 200
 # Links of a span: as many as a poll has records. The client's own limit would drop the rest without a word.
@@ -70,7 +73,9 @@ class Telemetry:
         self._provider: TracerProvider | None = None
         self._ids = ChosenIds()
         if exporter is None and settings.otlp_endpoint:
-            exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint.rstrip("/") + "/v1/traces")
+            endpoint = settings.otlp_endpoint.rstrip("/") + "/v1/traces"
+            exporter = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_TIMEOUT_S)
+        self._exporter = exporter
         if exporter is not None:
             self._provider = TracerProvider(
                 sampler=ParentBased(_Roots(settings.sample_ratio)),
@@ -218,9 +223,14 @@ class Telemetry:
         return number <= per_second
 
     def close(self) -> None:
-        """Send what is waiting and stop."""
-        if self._provider is not None:
-            self._provider.shutdown()
+        """Send what is waiting, and stop; a collector that is away is not waited for any longer than a moment."""
+        if self._provider is None or self._exporter is None:
+            return
+        limit = threading.Timer(CLOSE_TIMEOUT_S, self._exporter.shutdown)  # which ends its trying again
+        limit.daemon = True
+        limit.start()
+        self._provider.shutdown()
+        limit.cancel()
 
 
 class SampledHistogram:
