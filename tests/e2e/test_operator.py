@@ -193,11 +193,15 @@ def test_log_has_one_line_for_each_event_of_a_batch(stack: Stack) -> None:
         return sorted(mine, key=lambda event: event["timestamp"])
 
     told = life(batch.id)
-    assert [event["event"] for event in told] == [
-        *("batch created", "batch validated", "batch dispatched", "batch closed"),
-    ]
-    assert (told[2]["num_lines"], told[3]["completed"], told[3]["status"]) == (7, 7, "completed")
-    assert [event["service"] for event in told] == ["ingest"] * 3 + ["collector"]
+    by_name = {event["event"]: event for event in told}
+    assert [event["event"] for event in told][:2] == ["batch created", "batch validated"]
+    # A small batch may be closed before the dispatcher hears that its cursor is written.
+    assert sorted(by_name) == ["batch closed", "batch created", "batch dispatched", "batch validated"]
+    assert len(told) == len(by_name)
+    closed = by_name["batch closed"]
+    assert (by_name["batch dispatched"]["num_lines"], closed["completed"], closed["status"]) == (7, 7, "completed")
+    assert {event["service"] for event in told if event is not closed} == {"ingest"}
+    assert closed["service"] == "collector"
     seen = [event["event"] for event in life(cancelled.id)]
     assert {"batch cancelled by its user", "end of batch recorded", "batch closed"} <= set(seen)
     assert len(seen) == len(set(seen))
