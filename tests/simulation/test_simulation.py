@@ -13,7 +13,7 @@ import pytest
 
 from tests.simulation.rules import RULES
 
-NUM_SEEDS = int(os.environ.get("TEST_SIMULATION_SEEDS", "12000"))
+NUM_SEEDS = int(os.environ.get("TEST_SIMULATION_SEEDS", "8000"))
 FIRST_SEED = int(os.environ.get("TEST_SIMULATION_FIRST_SEED", "0"))
 PROCESSES = 2
 # Enough for the rarest of the twins.
