@@ -15,9 +15,9 @@ from shared.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
-CHECK_INTERVAL_S, CHECK_TIMEOUT_S = 5.0, 4.0
+CHECK_INTERVAL_S, CHECK_TIMEOUT_S = 10.0, 4.0
 # An answer that is older says nothing.
-STALE_S = 4 * (CHECK_INTERVAL_S + CHECK_TIMEOUT_S)
+STALE_S = 3 * (CHECK_INTERVAL_S + CHECK_TIMEOUT_S)
 NOT_ASKED = "not asked yet"
 
 # Returns when the dependency works, and raises the reason otherwise.
