@@ -5,6 +5,7 @@ costs no more.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -52,7 +53,9 @@ class Dependencies:
             before, why = self._answers.get(name, (0.0, None))[1], await _reason(check)
             self._answers[name] = self._clock(), why
             if (why is None) != (before is None):
-                log.log(20 if why is None else 30, "dependency changed", dependency=name, reason=why)
+                log.log(
+                    logging.INFO if why is None else logging.WARNING, "dependency changed", dependency=name, reason=why
+                )
             await asyncio.sleep(CHECK_INTERVAL_S)
 
 

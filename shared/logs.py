@@ -5,18 +5,20 @@ What libraries say goes the same way, so that a log has one form. Messages are c
 
 import logging
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
 from opentelemetry import trace
 
+from shared.log_reader import Record
 from shared.messages import BatchCreated
-from shared.record_headers import Header
 from shared.settings import TelemetrySettings
 from shared.trace_context import traceparent_in
 
 Event = MutableMapping[str, Any]
+# Of a header, which a stranger may have written.
+SHOWN_BYTES = 200
 # Headers of our records and of intake's, and the fields that they are.
 _NAMES = {
     "batch": "batch_id",
@@ -34,11 +36,15 @@ def of_batch(created: BatchCreated) -> dict[str, str]:
     return fields | ({"trace_id": created.traceparent.split("-")[1]} if created.traceparent else {})
 
 
-def of_record(headers: Iterable[Header] | None) -> dict[str, str]:
-    """Fields of a line about a record that cannot be read: what its headers say of whose it is."""
-    found = {_NAMES[name]: (value or b"").decode(errors="replace") for name, value in headers or () if name in _NAMES}
-    traceparent = traceparent_in(headers)
-    return found | ({"trace_id": traceparent[3:35]} if traceparent else {})
+def of_record(record: Record) -> dict[str, str | int]:
+    """Fields of a line about a record, also one that cannot be read: where it is, and whose its headers say it is."""
+    fields: dict[str, str | int] = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+    for name, value in record.headers or ():
+        if name in _NAMES:
+            fields[_NAMES[name]] = (value or b"")[:SHOWN_BYTES].decode(errors="replace")
+    if traceparent := traceparent_in(record.headers):
+        fields["trace_id"] = traceparent[3:35]
+    return fields
 
 
 def with_trace(_logger: object, _method: str, event: Event) -> Event:

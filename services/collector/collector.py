@@ -338,14 +338,7 @@ class PartitionCollector:
         )
 
     async def _park(self, record: Record, reason: str) -> None:
-        log.warning(
-            "record parked",
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            reason=reason,
-            **of_record(record.headers),
-        )
+        log.warning("record parked", reason=reason, **of_record(record))
         await self._publisher.send(dead_letter(self._topics, record, UNREADABLE, reason))
         self._num_parked.add(1, {"error_type": UNREADABLE})
         self._telemetry.parked(record.topic, record.partition, record.offset, UNREADABLE, record.headers)

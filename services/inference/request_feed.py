@@ -183,14 +183,7 @@ class RequestFeed:
 
     async def _end_condemned(self, record: Record, job: Job) -> None:
         """A record that killed its process when it ran alone ends as an error line and a dead letter."""
-        log.error(
-            "record condemned",
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            custom_id=job.custom_id,
-            **of_record(record.headers),
-        )
+        log.error("record condemned", custom_id=job.custom_id, **of_record(record))
         completion = unanswered(job.headers, job.custom_id, WORKER_KILLED, KILLED_MESSAGE)
         await self._publisher.send(dead_letter(self._topics, record, WORKER_KILLED, KILLED_MESSAGE))
         self._num_parked.add(1, {"error_type": WORKER_KILLED})
@@ -223,9 +216,7 @@ class RequestFeed:
             span=span,
             sent_at=record.timestamp / 1000,
             fetched_at=time.time(),
-            redelivered=self._assigned.was_with_a_dead_worker(
-                TopicPartition(record.topic, record.partition), record.offset
-            ),
+            redelivered=self._assigned.was_with_a_dead_worker(tp, record.offset),
         )
 
     def _trace_poll(self, num_records: int) -> None:
@@ -246,14 +237,7 @@ class RequestFeed:
 
     async def _park(self, record: Record, reason: str) -> None:
         """Put a record that cannot be read on the dead-letter topic, with the reason, and be done with it."""
-        log.warning(
-            "record parked",
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            reason=reason,
-            **of_record(record.headers),
-        )
+        log.warning("record parked", reason=reason, **of_record(record))
         await self._publisher.send(dead_letter(self._topics, record, UNREADABLE, reason))
         self._num_parked.add(1, {"error_type": UNREADABLE})
         self._telemetry.parked(record.topic, record.partition, record.offset, UNREADABLE, record.headers)

@@ -144,14 +144,7 @@ class Admission:
         self._outcomes_of_turn.clear()
 
     def _parked(self, record: Record, error: str, reason: str) -> OutgoingRecord:
-        log.warning(
-            "record parked",
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            reason=reason,
-            **of_record(record.headers),
-        )
+        log.warning("record parked", reason=reason, **of_record(record))
         self._outcomes_of_turn["parked"] += 1
         self._num_parked.add(1, {"error_type": error})
         self._telemetry.parked(record.topic, record.partition, record.offset, error, record.headers)
