@@ -66,8 +66,8 @@ def set_up_logging(settings: TelemetrySettings, service: str) -> None:
 
     is_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stdout.isatty())
     last: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    if is_text:  # which shows exceptions by itself
-        last = [structlog.dev.ConsoleRenderer(colors=False)]
+    if is_text:  # which shows exceptions by itself; plain, because values of variables may be a request's text
+        last = [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)]
     shared: list[Any] = [
         structlog.processors.add_log_level,
         with_service,

@@ -87,8 +87,8 @@ class Telemetry:
             # Set before an engine starts: vLLM's own spans then go through this provider.
             trace.set_tracer_provider(self._provider)
         self._share = int(settings.sample_ratio * PLACES) if self._provider else 0
-        tracer = self._provider or trace.NoOpTracerProvider()
-        self.tracer: Tracer = tracer.get_tracer("headrace", schema_url=SCHEMA_URL)
+        self.tracers: trace.TracerProvider = self._provider or trace.NoOpTracerProvider()
+        self.tracer: Tracer = self.tracers.get_tracer("headrace", schema_url=SCHEMA_URL)
         self.meters = (
             MeterProvider([PrometheusMetricReader()])
             if serve_metrics and settings.metrics

@@ -27,7 +27,13 @@ def create_app(routers: Sequence[APIRouter], needs: Needs, telemetry: Telemetry)
     app = FastAPI(
         title="Headrace",
         redoc_url=None,
-        telemetry=TelemetryConfig(operation_spans=False, exclude=_is_health, meter_provider=telemetry.meters),
+        telemetry=TelemetryConfig(
+            operation_spans=False,
+            logs=False,  # which would have the texts of exceptions; error_handlers.py tells them to ours
+            exclude=_is_health,
+            tracer_provider=telemetry.tracers,
+            meter_provider=telemetry.meters,
+        ),
     )
     for router in routers:
         app.include_router(router, prefix="/v1")

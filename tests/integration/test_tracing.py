@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from shared.topics import Topics
 from tests.e2e.stack import Stack, chat_line, chat_lines, submit, wait_for_end
 from tests.e2e.test_intake import Headers, Outsider
 from tests.providers import Server
+
+Traces = dict[str, list[dict[str, Any]]]
 
 SERVICES = {"headrace-ingest", "headrace-inference", "headrace-collector"}
 FIND_TIMEOUT_S = 45.0
@@ -57,6 +60,26 @@ def window() -> dict[str, str]:
     }
 
 
+def traces(jaeger: Server, are_whole: Callable[[Traces], bool]) -> Traces:
+    """All spans by their trace, once everybody has exported what is asked for: some come seconds after others."""
+    deadline = time.monotonic() + FIND_TIMEOUT_S
+    while True:
+        found: Traces = {}
+        for service in SERVICES:
+            for span in spans_of(jaeger, **{"query.service_name": service}, **window()):
+                of_trace = found.setdefault(span["traceId"], [])
+                if span["spanId"] not in {known["spanId"] for known in of_trace}:  # a trace is found by each service
+                    of_trace.append(span)
+        if are_whole(found):
+            return found
+        assert time.monotonic() < deadline, {k: sorted(s["name"] for s in v) for k, v in found.items()}
+        time.sleep(0.5)
+
+
+def names_in(found: Traces, *trace_ids: str) -> set[str]:
+    return {span["name"] for trace_id in trace_ids for span in found.get(trace_id, ())}
+
+
 def test_line_trace_joins_the_three_services_through_a_killed_worker(
     jaeger: Server, kafka: Server, data_dir: Path, topic_prefix: str
 ) -> None:
@@ -83,56 +106,40 @@ def test_line_trace_joins_the_three_services_through_a_killed_worker(
         assert batch.status == "completed"
         ids = [line["custom_id"] for line in lines]
         stories = [httpx2.get(f"{stack.url}/batches/{batch_id}/lines/{custom_id}").json() for custom_id in ids]
+        reasons = [(story["redelivered"], story["because"], story["seconds"]) for story in stories]
+        assert all(redelivered and "died" in because for redelivered, because, _ in reasons), reasons
+        line_traces = {story["trace_id"] for story in stories}
+        requests, completions = f"{topic_prefix}requests.echo.batch", f"{topic_prefix}completions"
+        of_line = {f"create {requests}", f"process {requests}", "chat echo", f"process {completions}"}
+        of_batch = {
+            *("POST /v1/batches", "create batch", "validate batch", "finalise batch", "create object"),
+            f"send {requests}",
+        }
+        # Of groups of records, in traces of their own.
+        apart = {f"poll {requests}", f"commit {requests}", f"commit {completions}"}
+        by_trace = traces(
+            jaeger,
+            lambda found: (
+                all(of_line <= names_in(found, trace_id) for trace_id in line_traces)
+                and of_batch <= names_in(found, caller)
+                and apart <= names_in(found, *found)
+            ),
+        )
 
-    by_trace: dict[str, list[dict[str, Any]]] = {}
-    deadline = time.monotonic() + FIND_TIMEOUT_S
-    complete: list[list[dict[str, Any]]] = []
-    while len(complete) < 3 and time.monotonic() < deadline:
-        by_trace.clear()
-        for service in SERVICES:
-            for span in spans_of(jaeger, **{"query.service_name": service}, **window()):
-                by_trace.setdefault(span["traceId"], []).append(span)
-        complete = [
-            spans
-            for spans in by_trace.values()
-            if {s["service"] for s in spans} == SERVICES and all("headrace.line" in attributes_of(s) for s in spans)
-        ]
-        time.sleep(0.5)
-    assert {story["trace_id"] for story in stories} == {spans[0]["traceId"] for spans in complete}
-    found = [(story["redelivered"], story["because"], story["seconds"]) for story in stories]
-    assert all(redelivered and "died" in because for redelivered, because, _ in found), found
-    assert len(complete) == 3, {k: [(s["service"], s["name"]) for s in v] for k, v in by_trace.items()}
-
-    requests, completions = f"{topic_prefix}requests.echo.batch", f"{topic_prefix}completions"
-    for spans in complete:
-        unique = {s["spanId"]: s for s in spans}
-        by_name = {s["name"]: s for s in unique.values()}
-        assert {f"create {requests}", f"process {requests}", "chat echo", f"process {completions}"} <= set(by_name)
+    for trace_id in line_traces:
+        by_name = {s["name"]: s for s in by_trace[trace_id]}
         root = by_name[f"create {requests}"]
         assert not root.get("parentSpanId")
         assert by_name[f"process {requests}"]["parentSpanId"] == root["spanId"]
         assert by_name["chat echo"]["parentSpanId"] == by_name[f"process {requests}"]["spanId"]
         assert by_name[f"process {completions}"]["parentSpanId"] == by_name[f"process {requests}"]["spanId"]
-        assert all(attributes_of(s)["headrace.batch.id"] == batch.id for s in unique.values())
-        (link,) = root["links"]
-        control = {s["name"] for s in by_trace[link["traceId"]]}
-        assert link["traceId"] == caller, "the trace of the call is the batch's"
-        assert {
-            "POST /v1/batches",
-            "create batch",
-            "validate batch",
-            "finalise batch",
-            f"send {requests}",
-            "create object",
-        } <= control
+        assert all(attributes_of(s)["headrace.batch.id"] == batch.id for s in by_trace[trace_id])
+        assert [link["traceId"] for link in root["links"]] == [caller], "the trace of the call is the batch's"
     # Both ways: from a line to its batch, and from the batch's sends to its lines.
-    sends = [s for spans in by_trace.values() for s in spans if s["name"] == f"send {requests}"]
-    linked = {link["traceId"] for send in sends for link in send["links"]}
-    assert {spans[0]["traceId"] for spans in complete} <= linked
-    posted = next(s for s in by_trace[link["traceId"]] if s["name"] == "POST /v1/batches")
+    sends = [s for s in by_trace[caller] if s["name"] == f"send {requests}"]
+    assert line_traces <= {link["traceId"] for send in sends for link in send["links"]}
+    posted = next(s for s in by_trace[caller] if s["name"] == "POST /v1/batches")
     assert posted["parentSpanId"] == parent_id
-    names = {s["name"] for spans in by_trace.values() for s in spans}
-    assert {f"poll {requests}", f"commit {requests}", f"commit {completions}"} <= names
 
 
 def test_trace_of_a_producer_goes_on_to_its_answer(
@@ -147,13 +154,13 @@ def test_trace_of_a_producer_goes_on_to_its_answer(
         outsider.send(chat_line("c", "echo", "x"), headers)
         outsider.flush()
         answer = outsider.answers({name})[name]
+        assert dict(answer.headers())["traceparent"].decode().split("-")[1] == trace_id
+        wanted = [f"process {topic_prefix}intake", f"process {topic_prefix}requests.echo.interactive", "chat echo"]
+        deadline, by_name = time.monotonic() + FIND_TIMEOUT_S, dict[str, dict[str, Any]]()
+        while not set(wanted) <= set(by_name) and time.monotonic() < deadline:
+            time.sleep(0.5)
+            by_name = {span["name"]: span for span in spans_of(jaeger, f"/api/v3/traces/{trace_id}")}
 
-    assert dict(answer.headers())["traceparent"].decode().split("-")[1] == trace_id
-    wanted = [f"process {topic_prefix}intake", f"process {topic_prefix}requests.echo.interactive", "chat echo"]
-    deadline, by_name = time.monotonic() + FIND_TIMEOUT_S, dict[str, dict[str, Any]]()
-    while not set(wanted) <= set(by_name) and time.monotonic() < deadline:
-        time.sleep(0.5)
-        by_name = {span["name"]: span for span in spans_of(jaeger, f"/api/v3/traces/{trace_id}")}
     assert set(wanted) <= set(by_name)
     parents = [by_name[span]["parentSpanId"] for span in wanted]
     assert parents == [parent_id, *(by_name[span]["spanId"] for span in wanted[:-1])]
