@@ -5,14 +5,10 @@ and kept for a share of the lines. The share is a function of (batch, line), so 
 lines that are not traced cost nothing. Messaging names follow semantic conventions 1.44.
 """
 
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from importlib.metadata import version
-from typing import Any
+from contextlib import contextmanager
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
@@ -20,37 +16,37 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Observation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, SamplingResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Span, SpanKind, Tracer
 
 from shared.metric_names import Metric
 from shared.record_headers import Header
+from shared.record_spans import RecordSpan, child_of, root_of
 from shared.settings import TelemetrySettings
 from shared.span_attributes import Attributes, group_attributes, messaging_attributes
 from shared.trace_context import (
     PLACES,
-    ChosenIds,
     LineTrace,
     context_from,
     is_sampled,
-    keeps_root,
     line_trace,
     links_to,
     place_of,
+    span_context,
     traceparent_in,
 )
+from shared.trace_provider import LINKS_MAX, make_tracer_provider, resource_of
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+# Of all spans and metrics that are not a library's.
+SCOPE = InstrumentationScope("headrace", schema_url=SCHEMA_URL)
 EXPORT_QUEUE_SPANS = 65_536
 # Of one export with its repetitions; and of the last ones, which a process that stops waits for.
 EXPORT_TIMEOUT_S, CLOSE_TIMEOUT_S = 5.0, 2.0
 # A value costs as much as a twentieth of a line that runs on a stub; the shape of a second's values is in these.
 HISTOGRAM_VALUES_PER_SECOND = 200
-# Links of a span: as many as a poll has records. The client's own limit would drop the rest without a word.
-LINKS_MAX = 1_000
 # Of failed lines, and of spans about groups of records, each kind.
 FAILURES_PER_SECOND, GROUPS_PER_SECOND = 10, 2
 _OPERATION_TYPES = {"send": "send", "poll": "receive", "commit": "settle"}
@@ -71,30 +67,26 @@ class Telemetry:
         serve_metrics: bool = False,
     ) -> None:
         self._provider: TracerProvider | None = None
-        self._ids = ChosenIds()
         if exporter is None and settings.otlp_endpoint:
             endpoint = settings.otlp_endpoint.rstrip("/") + "/v1/traces"
             exporter = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_TIMEOUT_S)
         self._exporter = exporter
+        self._resource, self._exporting = resource_of(service), None
         if exporter is not None:
-            self._provider = TracerProvider(
-                sampler=ParentBased(_Roots(settings.sample_ratio)),
-                resource=_resource(service),
-                span_limits=SpanLimits(max_links=LINKS_MAX),
-                id_generator=self._ids,
-            )
-            self._provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=EXPORT_QUEUE_SPANS))
+            self._provider = make_tracer_provider(self._resource, settings.sample_ratio)
+            self._exporting = BatchSpanProcessor(exporter, max_queue_size=EXPORT_QUEUE_SPANS)
+            self._provider.add_span_processor(self._exporting)
             # Set before an engine starts: vLLM's own spans then go through this provider.
             trace.set_tracer_provider(self._provider)
         self._share = int(settings.sample_ratio * PLACES) if self._provider else 0
         self.tracers: trace.TracerProvider = self._provider or trace.NoOpTracerProvider()
-        self.tracer: Tracer = self.tracers.get_tracer("headrace", schema_url=SCHEMA_URL)
+        self.tracer: Tracer = self.tracers.get_tracer(SCOPE.name, schema_url=SCHEMA_URL)
         self.meters = (
             MeterProvider([PrometheusMetricReader()])
             if serve_metrics and settings.metrics
             else metrics.NoOpMeterProvider()
         )
-        self._meter = self.meters.get_meter("headrace", schema_url=SCHEMA_URL)
+        self._meter = self.meters.get_meter(SCOPE.name, schema_url=SCHEMA_URL)
         # By kind of span: the second of the last one, and how many there were in it.
         self._told: dict[str, tuple[int, int]] = {}
         self._counters: dict[str, Counter] = {}
@@ -141,10 +133,32 @@ class Telemetry:
         """The trace of a line (0-based), or None if it is not in the sampled share."""
         return line_trace(batch_id, line) if self.traces_line(batch_id, line) else None
 
-    def begin_line(self, found: LineTrace, name: str, attributes: Attributes, batch: str | None) -> Span:
+    def keeps(self, traceparent: str | None) -> bool:
+        """Whether there is a span about the record that has this header: its trace is kept, as far as it says."""
+        return self.enabled and is_sampled(traceparent)
+
+    def begin(self, name: str, kind: SpanKind, attributes: Attributes, parent: str) -> RecordSpan:
+        """A span about a record, inside the trace that `keeps` was asked about."""
+        context = span_context(parent)
+        assert context is not None
+        return child_of(context, name, kind, attributes)
+
+    def begin_line(self, found: LineTrace, name: str, attributes: Attributes, batch: str | None) -> RecordSpan:
         """The root span of a line's trace, linked to the `traceparent` of its batch."""
-        with self._ids.of(found):
-            return self.tracer.start_span(name, Context(), SpanKind.PRODUCER, attributes, links=links_to(batch))
+        return root_of(found, name, SpanKind.PRODUCER, attributes, tuple(links_to(batch)))
+
+    def end(
+        self,
+        span: RecordSpan,
+        attributes: Attributes | None = None,
+        *,
+        error: str | None = None,
+        ended_s: float | None = None,
+    ) -> None:
+        """Hand a span over to be exported; it ended now, or at a time in Unix seconds."""
+        if self._exporting is not None:
+            ended_ns = time.time_ns() if ended_s is None else int(ended_s * 1e9)
+            self._exporting.on_end(span.ended(self._resource, SCOPE, attributes or {}, error, ended_ns))
 
     @contextmanager
     def kept(self, name: str, parent: Context | None, attributes: Attributes, *linked: str | None) -> Iterator[Span]:
@@ -197,19 +211,12 @@ class Telemetry:
         """
         if not self.enabled or not self._has_room_for("failure", FAILURES_PER_SECOND):
             return
-        attributes = {**attributes, "error.type": error}
-        began_ns, ended_ns = (None if at is None else int(at * 1e9) for at in (began_s, ended_s))
-        if is_sampled(parent):
-            span = self.tracer.start_span(
-                name, context_from(parent), SpanKind.INTERNAL, attributes, start_time=began_ns
-            )
+        began_ns, context = int((began_s or 0.0) * 1e9), span_context(parent)
+        if context is not None and context.trace_flags.sampled:
+            span = child_of(context, name, SpanKind.INTERNAL, attributes, began_ns)
         else:
-            with self._ids.of(line) if line else nullcontext():
-                span = self.tracer.start_span(
-                    name, Context(), SpanKind.INTERNAL, attributes, links=links_to(parent), start_time=began_ns
-                )
-        span.set_status(trace.StatusCode.ERROR)
-        span.end(ended_ns)
+            span = root_of(line, name, SpanKind.INTERNAL, attributes, tuple(links_to(parent)), began_ns)
+        self.end(span, error=error, ended_s=ended_s)
 
     def parked(self, topic: str, partition: int, offset: int, error: str, headers: Iterable[Header] | None) -> None:
         """A span about a record that becomes a dead letter; the letter has the headers, and so the same trace."""
@@ -248,49 +255,3 @@ class SampledHistogram:
         if self._num_left > 0:
             self._num_left -= 1
             self._histogram.record(value, labels)
-
-
-class _Roots(Sampler):
-    """Decides about spans without a parent."""
-
-    def __init__(self, ratio: float) -> None:
-        self._ratio = ratio
-
-    def should_sample(
-        self,
-        parent_context: Context | None,
-        trace_id: int,
-        name: str,
-        kind: SpanKind | None = None,
-        attributes: Any = None,
-        links: Any = None,
-        trace_state: Any = None,  # noqa: ARG002 - the interface names it
-    ) -> SamplingResult:
-        decides = ALWAYS_ON if keeps_root(name, kind, trace_id, attributes or {}, self._ratio) else ALWAYS_OFF
-        return decides.should_sample(parent_context, trace_id, name, kind, attributes, links)
-
-    def get_description(self) -> str:
-        return "HeadraceRoots"
-
-
-class _HashedResource(Resource):
-    """The exporter hashes the resource of every span, for which the client's own writes it as JSON each time."""
-
-    def __init__(self, resource: Resource) -> None:
-        super().__init__(resource.attributes, resource.schema_url)
-        self._hash = super().__hash__()
-
-    def __hash__(self) -> int:
-        return self._hash
-
-
-def _resource(service: str) -> Resource:
-    return _HashedResource(
-        Resource.create(
-            {
-                "service.name": f"headrace-{service}",
-                "service.version": version("headrace"),
-                "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
-            }
-        )
-    )

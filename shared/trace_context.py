@@ -7,15 +7,12 @@ writes into the same trace, without having to ask what somebody else chose.
 import hashlib
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
 from shared.record_headers import Header, RequestHeaders
@@ -64,32 +61,6 @@ def trace_of(headers: RequestHeaders) -> LineTrace | None:
     return None if headers.is_single else line_trace(headers.batch_id, headers.line)
 
 
-class ChosenIds(RandomIdGenerator):
-    """Random ids, but for a span that was given some."""
-
-    def __init__(self) -> None:
-        self._chosen: ContextVar[LineTrace | None] = ContextVar("chosen", default=None)
-
-    @contextmanager
-    def of(self, chosen: LineTrace) -> Iterator[None]:
-        """The span that is started in the block has the ids of this trace's root."""
-        token = self._chosen.set(chosen)
-        try:
-            yield
-        finally:
-            self._chosen.reset(token)
-
-    def generate_trace_id(self) -> int:
-        """As RandomIdGenerator."""
-        chosen = self._chosen.get()
-        return int.from_bytes(chosen.trace_id) if chosen else super().generate_trace_id()
-
-    def generate_span_id(self) -> int:
-        """As RandomIdGenerator."""
-        chosen = self._chosen.get()
-        return int.from_bytes(chosen.span_id) if chosen else super().generate_span_id()
-
-
 def keeps_root(name: str, kind: SpanKind | None, trace_id: int, attributes: Mapping[str, Any], ratio: float) -> bool:
     """Whether a trace that begins with this span is kept.
 
@@ -108,6 +79,19 @@ def keeps_root(name: str, kind: SpanKind | None, trace_id: int, attributes: Mapp
 ENGINE_SPAN = "llm_request"
 
 
+def span_context(traceparent: str | None) -> SpanContext | None:
+    """The span that a `traceparent` names, as the W3C's "Trace Context" 2 defines it.
+
+    Takes a third of what the client's propagator takes for it.
+    """
+    found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    if found is None or found[1] == "ff":
+        return None
+    trace_id, span_id, flags = (int(part, 16) for part in found.group(2, 3, 4))
+    context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
+    return context if context.is_valid else None
+
+
 def traceparent_of(span: trace.Span) -> str | None:
     """The W3C header of a span, or None for one that belongs to no trace."""
     found = span.get_span_context()
@@ -122,26 +106,16 @@ def traceparent_in(headers: Iterable[Header] | None) -> str | None:
 
 def context_from(traceparent: str | None) -> Context | None:
     """The remote parent that a `traceparent` names; None when there is none."""
-    found = _span_context(traceparent)
+    found = span_context(traceparent)
     return None if found is None else trace.set_span_in_context(NonRecordingSpan(found), Context())
 
 
 def is_sampled(traceparent: str | None) -> bool:
     """Whether the span that a `traceparent` names is kept, as far as it says."""
-    found = _span_context(traceparent)
+    found = span_context(traceparent)
     return found is not None and found.trace_flags.sampled
 
 
 def links_to(*traceparents: str | None) -> list[Link]:
     """Links to the spans that these name."""
-    return [Link(found) for traceparent in traceparents if (found := _span_context(traceparent))]
-
-
-def _span_context(traceparent: str | None) -> SpanContext | None:
-    """As the W3C's "Trace Context" 2 defines it; a third of what the client's propagator takes for it."""
-    found = _TRACEPARENT.fullmatch(traceparent or "")
-    if found is None or found[1] == "ff":
-        return None
-    trace_id, span_id, flags = (int(part, 16) for part in found.group(2, 3, 4))
-    context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
-    return context if context.is_valid else None
+    return [Link(found) for traceparent in traceparents if (found := span_context(traceparent))]

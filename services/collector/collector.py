@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 from aiokafka import TopicPartition
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import SpanKind
 
 from services.collector.auditor import Auditor
 from services.collector.closing import Closing
@@ -41,11 +41,11 @@ from shared.metric_names import (
 from shared.pace import Pace
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import CompletionHeaders, read_completion_headers
+from shared.record_spans import RecordSpan
 from shared.segment import Entry, Segment, SegmentBuilder, flush_due
 from shared.span_attributes import line_attributes, messaging_attributes
 from shared.telemetry import Telemetry
 from shared.topics import Topics, facet_key, partition_of
-from shared.trace_context import context_from, is_sampled
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +96,7 @@ class PartitionCollector:
         self._folded_to = 0
         self._indexes: dict[ShardId, LineIndex] = {}
         self._progress = Progress(self._settings.progress_interval_s)
-        self._spans: list[Span] = []
+        self._spans: list[RecordSpan] = []
         self._traced: list[str] = []
         self._verdicts: Counter[str] = Counter()
         # Shards with records in hand: the ledger needs them, whatever was collected of their batches.
@@ -244,8 +244,7 @@ class PartitionCollector:
         self._in_hand.clear()
         self._note_progress(segment)
         for span in self._spans:
-            span.set_attribute("headrace.segment", key)
-            span.end()
+            self._telemetry.end(span, {"headrace.segment": key})
         self._spans.clear()
         traced, self._traced = self._traced, []
         with self._telemetry.records("commit", self._tp.topic, traced, len(segment.entries)):
@@ -325,17 +324,12 @@ class PartitionCollector:
 
     def _trace(self, record: Record, headers: CompletionHeaders, verdict: object) -> None:
         traceparent = headers.traceparent
-        if traceparent is None or not is_sampled(traceparent) or not self._telemetry.enabled:
-            return
-        if isinstance(verdict, Dropped):
+        if traceparent is None or not self._telemetry.keeps(traceparent) or isinstance(verdict, Dropped):
             return
         attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
         attributes |= line_attributes(headers.batch_id, headers.line)
-        parent = context_from(traceparent)
         self._traced.append(traceparent)
-        self._spans.append(
-            self._telemetry.tracer.start_span(f"process {record.topic}", parent, SpanKind.CONSUMER, attributes)
-        )
+        self._spans.append(self._telemetry.begin(f"process {record.topic}", SpanKind.CONSUMER, attributes, traceparent))
 
     async def _park(self, record: Record, reason: str) -> None:
         log.warning("record parked", reason=reason, **of_record(record))

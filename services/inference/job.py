@@ -2,11 +2,11 @@
 
 import msgspec
 from aiokafka import TopicPartition
-from opentelemetry import trace
 
 from services.inference.completion import Completion
 from services.inference.engine import EngineTimes
 from shared.record_headers import RequestHeaders
+from shared.record_spans import RecordSpan
 from shared.topics import INTERACTIVE
 
 
@@ -21,7 +21,7 @@ class Job(msgspec.Struct, frozen=True):
     body: bytes
     prompt: bytes
     request_id: str
-    span: trace.Span | None = None
+    span: RecordSpan | None = None
     # When its record was written, and fetched by this worker, in Unix seconds.
     sent_at: float = 0.0
     fetched_at: float = 0.0

@@ -7,7 +7,6 @@ from typing import assert_never
 
 import msgspec
 import structlog
-from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 from services.inference.completion import Completion, answered, unanswered
@@ -22,9 +21,8 @@ from shared.openai_batch import (
     REQUEST_EXPIRED_MESSAGE,
     operation_of,
 )
-from shared.span_attributes import request_attributes
+from shared.span_attributes import Attributes, request_attributes
 from shared.telemetry import Telemetry
-from shared.trace_context import context_from, is_sampled, traceparent_of
 from shared.usage import usage_of
 
 log = structlog.get_logger(__name__)
@@ -101,7 +99,7 @@ class LineRunner:
         return answered(job.headers, job.custom_id, job.request_id, answer, duplicate_errors=self._duplicate_errors)
 
     async def _traced(self, job: Job, request: EngineRequest) -> EngineResult:
-        if not is_sampled(request.traceparent) or not self._telemetry.enabled:
+        if request.traceparent is None or not self._telemetry.keeps(request.traceparent):
             return await self._engine.answer(request)
         operation = operation_of(job.url)
         attributes = request_attributes(job.headers, job.custom_id) | {
@@ -109,18 +107,33 @@ class LineRunner:
             "gen_ai.provider.name": self._engine.name,
             "gen_ai.request.model": self._model,
         }
-        with self._telemetry.tracer.start_as_current_span(
-            f"{operation} {self._model}", context_from(request.traceparent), SpanKind.INTERNAL, attributes
-        ) as span:
-            inner = msgspec.structs.replace(request, traceparent=traceparent_of(span))
-            result = await self._engine.answer(inner)
-            if isinstance(result, Answer) and result.status != 200:
-                span.set_status(trace.StatusCode.ERROR)
-                span.set_attribute("error.type", str(result.status))
-            elif isinstance(result, Answer) and (usage := usage_of(result.body)):
-                span.set_attribute("gen_ai.usage.input_tokens", usage.input_tokens)
-                span.set_attribute("gen_ai.usage.output_tokens", usage.output_tokens)
-            return result
+        name = f"{operation} {self._model}"
+        span = self._telemetry.begin(name, SpanKind.INTERNAL, attributes, request.traceparent)
+        result = await self._engine.answer(msgspec.structs.replace(request, traceparent=span.traceparent))
+        self._telemetry.end(span, _usage_attributes(result), error=_error_of(result))
+        return result
+
+
+def _error_of(result: EngineResult) -> str | None:
+    """The `error.type` of a generation span."""
+    match result:
+        case Answer(status=200):
+            return None
+        case Answer(status=status):
+            return str(status)
+        case Retry():
+            return "busy"
+        case EngineDead():
+            return "engine_dead"
+        case _:
+            assert_never(result)
+
+
+def _usage_attributes(result: EngineResult) -> Attributes:
+    usage = usage_of(result.body) if isinstance(result, Answer) and result.status == 200 else None
+    if usage is None:
+        return {}
+    return {"gen_ai.usage.input_tokens": usage.input_tokens, "gen_ai.usage.output_tokens": usage.output_tokens}
 
 
 def is_overdue(job: Job, now_s: float) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 from aiokafka import TopicPartition
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import SpanKind
 
 from services.inference.assigned_log import AssignedLog
 from services.inference.completion import unanswered
@@ -33,12 +33,12 @@ from shared.metric_names import DEAD_LETTERS, MESSAGES_CONSUMED
 from shared.openai_batch import decode_request_line, prompt_of
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, read_request_headers
+from shared.record_spans import RecordSpan
 from shared.replies import Replies
 from shared.result_records import is_reply, result_record
 from shared.span_attributes import messaging_attributes, request_attributes
 from shared.telemetry import Telemetry
 from shared.topics import Topics
-from shared.trace_context import context_from, is_sampled, traceparent_of
 
 log = structlog.get_logger(__name__)
 
@@ -203,7 +203,7 @@ class RequestFeed:
         body = bytes(line.body)
         tp, span = TopicPartition(record.topic, record.partition), self._open_span(record, headers, line.custom_id)
         if span is not None:
-            headers = headers.with_traceparent(traceparent_of(span))
+            headers = headers.with_traceparent(span.traceparent)
         return Job(
             tp=tp,
             offset=record.offset,
@@ -225,15 +225,14 @@ class RequestFeed:
         with self._telemetry.records("poll", self._assigned.topic, traced, num_records):
             pass
 
-    def _open_span(self, record: Record, headers: RequestHeaders, custom_id: str) -> Span | None:
-        if headers.traceparent is None or not is_sampled(headers.traceparent) or not self._telemetry.enabled:
+    def _open_span(self, record: Record, headers: RequestHeaders, custom_id: str) -> RecordSpan | None:
+        if headers.traceparent is None or not self._telemetry.keeps(headers.traceparent):
             return None
         attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
         attributes |= {"messaging.consumer.group.name": record.topic}
         attributes |= request_attributes(headers, custom_id)
         self._traced.append(headers.traceparent)
-        parent = context_from(headers.traceparent)
-        return self._telemetry.tracer.start_span(f"process {record.topic}", parent, SpanKind.CONSUMER, attributes)
+        return self._telemetry.begin(f"process {record.topic}", SpanKind.CONSUMER, attributes, headers.traceparent)
 
     async def _park(self, record: Record, reason: str) -> None:
         """Put a record that cannot be read on the dead-letter topic, with the reason, and be done with it."""

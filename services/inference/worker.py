@@ -176,7 +176,7 @@ class Worker:
         """End a line's span; a line that failed is in a trace even if it was not to be."""
         job, completion = done.job, done.completion
         if job.span is not None:
-            job.span.end()
+            self._telemetry.end(job.span)
             if job.headers.traceparent:
                 self._unsettled.setdefault(job.tp.topic, []).append(job.headers.traceparent)
         elif not completion.succeeded and done.entered_at:

@@ -227,7 +227,7 @@ class BatchRun:
             return None
         attributes = messaging_attributes("create", "create", topic.name, partition)
         attributes |= line_attributes(created.id, number, decode_request_line(value).custom_id)
-        self._telemetry.begin_line(found, f"create {topic.name}", attributes, created.traceparent).end()
+        self._telemetry.end(self._telemetry.begin_line(found, f"create {topic.name}", attributes, created.traceparent))
         self._traced.append(found.traceparent)
         return found.traceparent
 

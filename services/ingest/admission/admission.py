@@ -43,7 +43,6 @@ from shared.result_records import is_reply, result_record
 from shared.span_attributes import messaging_attributes, request_attributes
 from shared.telemetry import Telemetry
 from shared.topics import Topics, admitted_key, partition_of
-from shared.trace_context import context_from, is_sampled, traceparent_of
 
 log = structlog.get_logger(__name__)
 
@@ -241,15 +240,13 @@ class Admission:
 
     def _traced(self, record: Record, headers: RequestHeaders, custom_id: str) -> RequestHeaders:
         """Continue the producer's trace."""
-        if not is_sampled(headers.traceparent) or not self._telemetry.enabled:
+        if headers.traceparent is None or not self._telemetry.keeps(headers.traceparent):
             return headers
         attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
         attributes |= request_attributes(headers, custom_id)
-        span = self._telemetry.tracer.start_span(
-            f"process {record.topic}", context_from(headers.traceparent), SpanKind.CONSUMER, attributes
-        )
-        span.end()
-        return headers.with_traceparent(traceparent_of(span))
+        span = self._telemetry.begin(f"process {record.topic}", SpanKind.CONSUMER, attributes, headers.traceparent)
+        self._telemetry.end(span)
+        return headers.with_traceparent(span.traceparent)
 
     def _forwarded(self, record: Record) -> OutgoingRecord | None:
         """The request record of an admitted one, unless it was seen lately."""

@@ -1,5 +1,6 @@
 """Which lines are traced, and how context travels."""
 
+import time
 from typing import Any
 
 import pytest
@@ -136,12 +137,16 @@ def test_line_has_the_same_trace_whoever_writes_into_it() -> None:
     assert telemetry(0.0)[0].trace_of_line("b", 3) is None
     [batch] = parents(traced, 1)
     with traced.tracer.start_as_current_span("unrelated"):
-        traced.begin_line(found, "create t", {}, batch).end()
-    traced.tracer.start_span("process t", context_from(found.traceparent)).end()
+        traced.end(traced.begin_line(found, "create t", {}, batch))
+    assert traced.keeps(found.traceparent) and not traced.keeps(None)
+    traced.end(traced.begin("process t", SpanKind.CONSUMER, {}, found.traceparent), {"more": 1})
     traced.close()
 
     spans = {span.name: span for span in exporter.get_finished_spans()}
     root, child = spans["create t"], spans["process t"]
+    assert child.kind is SpanKind.CONSUMER and dict(child.attributes or {}) == {"more": 1}
+    assert child.resource.attributes["service.name"] == "headrace-test"
+    assert 0 < (child.start_time or 0) <= (child.end_time or 0) <= time.time_ns()
     assert root.parent is None and root.kind is SpanKind.PRODUCER
     assert (traceparent_of(NonRecordingSpan(root.context)) or "")[:-2] == found.traceparent[:-2]
     assert child.parent is not None and child.parent.span_id == root.context.span_id
