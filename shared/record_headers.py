@@ -31,6 +31,8 @@ class RequestHeaders(msgspec.Struct, frozen=True, kw_only=True):
     reply_topic: str = ""
     request_class: str = BATCH
     traceparent: str | None = None
+    # What other tracing systems said beside it, handed on as it came.
+    tracestate: str = ""
     # Where the line is, when the record has no value (`claim_check`).
     claim: str = ""
 
@@ -89,11 +91,18 @@ def request_headers(h: RequestHeaders) -> list[Header]:
     headers.append(("attempt", b"%d" % h.attempt))
     headers.append(("deadline", b"%d" % h.deadline_s))
     headers.append(("tenant", h.tenant.encode()))
-    if h.traceparent:
-        headers.append(("traceparent", h.traceparent.encode()))
+    headers += trace_headers(h)
     if h.claim:
         headers.append(("claim", h.claim.encode()))
     return headers
+
+
+def trace_headers(h: RequestHeaders) -> list[Header]:
+    """The trace that a record about this request is a part of (W3C, "Trace Context" 2)."""
+    if not h.traceparent:
+        return []
+    headers = [("traceparent", h.traceparent.encode())]
+    return [*headers, ("tracestate", h.tracestate.encode())] if h.tracestate else headers
 
 
 def read_request_headers(headers: Iterable[Header]) -> RequestHeaders:
@@ -125,6 +134,7 @@ def _single_headers(found: dict[str, bytes]) -> RequestHeaders:
         reply_topic=found.get("reply", b"").decode(),
         request_class=found["class"].decode(),
         traceparent=_text(found.get("traceparent")),
+        tracestate=_text(found.get("tracestate")) or "",
         claim=found.get("claim", b"").decode(),
     )
 

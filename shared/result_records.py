@@ -7,7 +7,7 @@ import msgspec
 from aiokafka.partitioner import DefaultPartitioner
 
 from shared.publisher import OutgoingRecord
-from shared.record_headers import Header, RequestHeaders
+from shared.record_headers import Header, RequestHeaders, trace_headers
 from shared.topics import Topics
 
 RESULT_SCHEMA = b"1"
@@ -32,8 +32,7 @@ def result_record(
     ]
     if error_code:
         headers.append(("error-code", error_code.encode()))
-    if request.traceparent:
-        headers.append(("traceparent", request.traceparent.encode()))
+    headers += trace_headers(request)
     if claim:
         headers.append(("claim", claim.encode()))
     answer = OutgoingRecord(request.reply_topic, line.rstrip(b"\n"), None, key, headers)

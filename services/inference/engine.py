@@ -15,6 +15,7 @@ class EngineRequest(msgspec.Struct, frozen=True):
     body: bytes
     priority: int = 0
     traceparent: str | None = None
+    tracestate: str = ""
 
 
 class EngineTimes(msgspec.Struct, frozen=True):

@@ -122,7 +122,7 @@ class EngineRoom:
 
     def _top_up(self) -> None:
         while (job := self._next()) is not None:
-            request = EngineRequest(job.request_id, job.url, job.body, _priority(job), job.headers.traceparent)
+            request = _engine_request(job)
             task = self._loop.create_task(self._run(job, request))
             self._running[task] = (job, request)
             task.add_done_callback(self._ended)
@@ -187,6 +187,11 @@ class EngineRoom:
             self.failure = reason
             log.error("engine is dead", reason=reason)
             self.dead.set()
+
+
+def _engine_request(job: Job) -> EngineRequest:
+    headers = job.headers
+    return EngineRequest(job.request_id, job.url, job.body, _priority(job), headers.traceparent, headers.tracestate)
 
 
 def _priority(job: Job) -> int:

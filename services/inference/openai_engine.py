@@ -71,6 +71,8 @@ class OpenAIEngine:
         headers = {"content-type": "application/json", "x-request-id": request.request_id}
         if request.traceparent:
             headers["traceparent"] = request.traceparent
+            if request.tracestate:
+                headers["tracestate"] = request.tracestate
         try:
             response = await self._client.post(self._base + request.url, content=request.body, headers=headers)
         except httpx2.HTTPError as error:

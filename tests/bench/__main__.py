@@ -42,7 +42,7 @@ PARTS: Mapping[str, Part] = {
 QUICK: Mapping[str, Part] = {
     "echo": lambda: echo_rows.measure(rows=2_000, rounds=1),
     "idle": lambda: idle_stack.measure(rounds=1, idle_s=2.0),
-    "telemetry": lambda: telemetry_cost.measure(rows=2_000, rounds=1),
+    "telemetry": lambda: telemetry_cost.measure(rows=2_000, pairs=1, rounds=1),
     "intake": lambda: intake.measure(rounds=1, records=2_000, singles=10),
     "scale": lambda: scale_out.measure(seconds=1),
     "large": lambda: large_batch.measure(large=60_000),

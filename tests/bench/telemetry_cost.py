@@ -1,14 +1,16 @@
-"""What do traces and metrics cost? Two stacks at one broker in turns: one is silent, one tells what it does by default.
+"""What do traces and metrics cost? Pairs of stacks at one broker, in turns: one is silent, one tells what it does.
 
 The latter counts, serves its pages to a scraper, and traces one line in a hundred, and each batch, to a collector.
+Two stacks that are set up alike differ by some hundredths as long as they live, so there are many short pairs.
 """
 
 import contextlib
 import secrets
+import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +24,8 @@ from tests.e2e.stack import Stack, submit_file, wait_for_end
 from tests.otlp_sink import serve_otlp_sink
 from tests.providers import start_kafka
 
-# Many short rounds: a machine that others use too is fast and slow for seconds at a time.
-ROWS, BYTES, ROUNDS = 8_000, 2_000, 40
+# Short rounds: a machine that others use too is fast and slow for seconds at a time.
+ROWS, BYTES, PAIRS, ROUNDS = 8_000, 2_000, 20, 5
 SCRAPE_INTERVAL_S = 5.0
 
 
@@ -63,44 +65,67 @@ def _round(stack: Stack, file_id: str, rows: int) -> Cost:
     return Cost(rows / seconds, 1e6 * sum(cpu for name, cpu in used.items() if name != "kafka") / rows)
 
 
-def measure(rows: int = ROWS, size: int = BYTES, rounds: int = ROUNDS) -> list[Figure]:
+class Pair(NamedTuple):
+    """What the one that tells and the silent one took, each the middle of its rounds; and its spans of a row."""
+
+    loud: Cost
+    quiet: Cost
+    spans: float
+
+
+def measure(rows: int = ROWS, size: int = BYTES, pairs: int = PAIRS, rounds: int = ROUNDS) -> list[Figure]:
     """The ratio of the two, and what a row costs more."""
-    content, prefix = input_file(rows, size), f"quiet-{secrets.token_hex(3)}."
-    quiet_env = {"HEADRACE_TELEMETRY__METRICS": "false", "HEADRACE_KAFKA__TOPIC_PREFIX": prefix}
-    pairs: list[tuple[Cost, Cost]] = []
-    broker = start_kafka()  # of neither of them
-    with contextlib.ExitStack() as running:
-        sink = running.enter_context(serve_otlp_sink())
-        folders = [Path(running.enter_context(tempfile.TemporaryDirectory())) for _ in range(2)]
-        arguments = ["--engine", "echo", "--kafka", broker.address]
-        loud = running.enter_context(Stack(folders[0], [*arguments, "--otlp", sink.address]))
-        quiet = running.enter_context(Stack(folders[1], arguments, quiet_env))
-        files = {id(stack): upload(stack.client(), content) for stack in (loud, quiet)}
-        for number in range(rounds + 1):
-            in_turn = (loud, quiet) if number % 2 else (quiet, loud)
-            with scraped(loud):
-                found = {id(stack): _round(stack, files[id(stack)], rows) for stack in in_turn}
-            if number:  # in the first one the broker's compiler warms up
-                pairs.append((found[id(loud)], found[id(quiet)]))
-        num_spans = len(sink.spans)
+    content, found = input_file(rows, size), list[Pair]()
+    broker = start_kafka()  # of none of them
+    for number in range(pairs + 1):
+        pair = _measure_pair(broker.address, content, rows, rounds, is_quiet_first=number % 2 == 0)
+        if number:  # in the first one the broker's compiler warms up
+            found.append(pair)
     broker.stop()
-    assert num_spans > rows // 100, "nothing was traced"
-    return _figures(pairs, 1000 * num_spans / (rows * (rounds + 1)))
-
-
-def _figures(pairs: list[tuple[Cost, Cost]], spans_of_thousand: float) -> list[Figure]:
-    """Of the quick rounds of each, because what else the machine does only ever makes a round slower."""
-    rates = [_quick(pair[stack].rows_per_second for pair in pairs) for stack in (0, 1)]
-    cpu = [-_quick(-pair[stack].cpu_us for pair in pairs) for stack in (0, 1)]
+    assert all(pair.spans > 0.01 for pair in found), "nothing was traced"
     return [
-        Figure("rows/s with traces and metrics ÷ without", rates[0] / rates[1], "", "≥ 0.97"),
-        Figure("CPU a row that they cost", cpu[0] - cpu[1], "us/row"),
-        median_of("the ratio in each round", [a.rows_per_second / b.rows_per_second for a, b in pairs]),
-        Figure("spans of a thousand rows", spans_of_thousand, "spans"),
+        _mean("rows/s with traces and metrics ÷ without", [_ratio(pair) for pair in found], target="≥ 0.97"),
+        _mean("CPU a row that they cost", [pair.loud.cpu_us - pair.quiet.cpu_us for pair in found], "us/row"),
+        median_of("CPU a row without", [pair.quiet.cpu_us for pair in found], "us/row"),
+        median_of("spans of a thousand rows", [1000 * pair.spans for pair in found], "spans"),
     ]
 
 
-def _quick(values: Iterable[float]) -> float:
-    """The value that a quarter of them reaches."""
-    ordered = sorted(values)
-    return ordered[len(ordered) * 3 // 4]
+def _measure_pair(broker: str, content: bytes, rows: int, rounds: int, *, is_quiet_first: bool) -> Pair:
+    arguments = ["--engine", "echo", "--kafka", broker]
+    with contextlib.ExitStack() as running:
+        sink = running.enter_context(serve_otlp_sink())
+
+        def start(is_quiet: bool) -> Stack:
+            env = {"HEADRACE_KAFKA__TOPIC_PREFIX": f"bench-{secrets.token_hex(3)}."}
+            if is_quiet:
+                env["HEADRACE_TELEMETRY__METRICS"] = "false"
+            otlp = [] if is_quiet else ["--otlp", sink.address]
+            folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
+            return running.enter_context(Stack(folder, [*arguments, *otlp], env))
+
+        stacks = {is_quiet: start(is_quiet) for is_quiet in (is_quiet_first, not is_quiet_first)}
+        files = {is_quiet: upload(stack.client(), content) for is_quiet, stack in stacks.items()}
+        costs: dict[bool, list[Cost]] = {True: [], False: []}
+        with scraped(stacks[False]):
+            for number in range(rounds + 1):
+                for is_quiet in (True, False) if number % 2 else (False, True):
+                    cost = _round(stacks[is_quiet], files[is_quiet], rows)
+                    if number:  # the first one finds everything cold
+                        costs[is_quiet].append(cost)
+        num_spans = len(sink.spans)
+    return Pair(_middle(costs[False]), _middle(costs[True]), num_spans / (rows * (rounds + 1)))
+
+
+def _middle(costs: Sequence[Cost]) -> Cost:
+    return Cost(*map(statistics.median, zip(*costs, strict=True)))
+
+
+def _ratio(pair: Pair) -> float:
+    return pair.loud.rows_per_second / pair.quiet.rows_per_second
+
+
+def _mean(name: str, values: Sequence[float], unit: str = "", target: str = "") -> Figure:
+    """With its standard error: what the next run may differ by."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return Figure(name, statistics.fmean(values), unit, target, tuple(values), {"standard_error": error})

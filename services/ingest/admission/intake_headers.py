@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from services.ingest.request_line import shown
 from shared.api_keys import TENANT_NAME
 from shared.dead_letters import UNKNOWN_SCHEMA, UNREADABLE
+from shared.trace_context import span_context
 
 SCHEMA = "1"
 ID_BYTES_MAX = 512
 BATCH_OPEN, BATCH_CLOSE = "batch-open", "batch-close"
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+# The least that has to be handed on (W3C, "Trace Context" 2, 3.3.1.5), of what can be a list of members.
+_TRACESTATE = re.compile(r"[ -~]{1,512}")
 _KNOWN_HEADERS = frozenset(
     {
         "request-id",
@@ -22,6 +24,7 @@ _KNOWN_HEADERS = frozenset(
         "reply-topic",
         "schema",
         "traceparent",
+        "tracestate",
         "ce_id",
         "ce_type",
     }
@@ -68,8 +71,14 @@ def tenant_of(found: Found, tenant: str, *, believes_header: bool) -> str:
 
 def traceparent_of(found: Found) -> str | None:
     """The producer's trace, where it is one."""
-    traceparent = found.get("traceparent", "")
-    return traceparent if _TRACEPARENT.fullmatch(traceparent) else None
+    traceparent = found.get("traceparent")
+    return traceparent if span_context(traceparent) else None
+
+
+def tracestate_of(found: Found) -> str:
+    """What goes with it; empty where there is no trace, or nothing that can be handed on."""
+    tracestate = found.get("tracestate", "")
+    return tracestate if traceparent_of(found) and _TRACESTATE.fullmatch(tracestate) else ""
 
 
 def check_id(what: str, name: str) -> str:

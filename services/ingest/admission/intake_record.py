@@ -18,6 +18,7 @@ from services.ingest.admission.intake_headers import (
     known_headers,
     tenant_of,
     traceparent_of,
+    tracestate_of,
 )
 from services.ingest.api.batch_request import RequestRules
 from services.ingest.request_line import (
@@ -148,6 +149,7 @@ def _request(found: Found, custom_id: str, rules: IntakeRules, now_s: float) -> 
         reply_topic=reply_topic if reply_topic in rules.reply_topics else "",
         request_class=INTERACTIVE,
         traceparent=traceparent_of(found),
+        tracestate=tracestate_of(found),
     )
 
 
