@@ -247,11 +247,15 @@ class SampledHistogram:
         self._histogram = histogram
         self._second, self._num_left = -1, 0
 
-    def record(self, value: float, labels: Mapping[str, str] | None = None) -> None:
-        """Look at a value, if there is room for one this second."""
+    def num_wanted(self) -> int:
+        """How many more values are looked at this second."""
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._num_left = second, HISTOGRAM_VALUES_PER_SECOND
-        if self._num_left > 0:
+        return self._num_left
+
+    def record(self, value: float, labels: Mapping[str, str] | None = None) -> None:
+        """Look at a value, if there is room for one this second."""
+        if self.num_wanted() > 0:
             self._num_left -= 1
             self._histogram.record(value, labels)

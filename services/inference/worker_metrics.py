@@ -1,5 +1,6 @@
 """What does a worker count? SHELL: finished lines by the group, because one costs as much as many, and some gauges."""
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -58,8 +59,8 @@ class WorkerMetrics:
             tokens[0] += completion.usage.input_tokens
             tokens[1] += completion.usage.cached_tokens
             tokens[2] += completion.usage.output_tokens
-            if each.entered_at:
-                self._time(each)
+        for each in itertools.islice(filter(_was_inside, done), self._duration.num_wanted()):
+            self._time(each)
         for (request_class, succeeded, code), number in outcomes.items():
             labels = {
                 "model": self._model,
@@ -91,3 +92,8 @@ class WorkerMetrics:
             self._codes.add(code)
             return code
         return OTHER
+
+
+def _was_inside(done: Done) -> bool:
+    """Whether the engine had it."""
+    return done.entered_at > 0
