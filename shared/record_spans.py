@@ -1,4 +1,4 @@
-"""How is a span about one record kept until it ends? As a value, which only then becomes one of the client's. PURE.
+"""How is a span about one record kept until it ends? As a value, which only then becomes one of the client's.
 
 Most spans are of this kind, and of each is known beforehand that it is kept. One that the client's tracer starts asks
 a sampler, counts against limits and takes locks for every attribute, which together cost four times as much.

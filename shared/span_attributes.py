@@ -1,5 +1,7 @@
 """By which attributes are spans found? PURE: messaging names of semantic conventions 1.44, and ours."""
 
+from collections.abc import Sequence
+
 from shared.record_headers import RequestHeaders
 
 BATCH_ID, LINE, CUSTOM_ID = "headrace.batch.id", "headrace.line", "headrace.custom_id"
@@ -7,7 +9,7 @@ BATCH_ID, LINE, CUSTOM_ID = "headrace.batch.id", "headrace.line", "headrace.cust
 ATTEMPT = "headrace.attempt"
 CONVERSATION_ID = "messaging.message.conversation_id"
 
-Attributes = dict[str, str | int]
+Attributes = dict[str, str | int | float | Sequence[str]]
 
 
 def line_attributes(batch_id: str, line: int, custom_id: str | None = None) -> Attributes:

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 from opentelemetry.trace import SpanKind
 
+from services.inference import generation_span
 from services.inference.completion import Completion, answered, unanswered
 from services.inference.engine import Answer, Engine, EngineDead, EngineRequest, EngineResult, Retry
 from services.inference.job import Job, Run
@@ -21,9 +22,8 @@ from shared.openai_batch import (
     REQUEST_EXPIRED_MESSAGE,
     operation_of,
 )
-from shared.span_attributes import Attributes, request_attributes
+from shared.span_attributes import request_attributes
 from shared.telemetry import Telemetry
-from shared.usage import usage_of
 
 log = structlog.get_logger(__name__)
 
@@ -102,38 +102,13 @@ class LineRunner:
         if request.traceparent is None or not self._telemetry.keeps(request.traceparent):
             return await self._engine.answer(request)
         operation = operation_of(job.url)
-        attributes = request_attributes(job.headers, job.custom_id) | {
-            "gen_ai.operation.name": operation,
-            "gen_ai.provider.name": self._engine.name,
-            "gen_ai.request.model": self._model,
-        }
+        attributes = request_attributes(job.headers, job.custom_id)
+        attributes |= generation_span.of_request(request.body, operation, self._engine.name, self._model)
         name = f"{operation} {self._model}"
         span = self._telemetry.begin(name, SpanKind.INTERNAL, attributes, request.traceparent)
         result = await self._engine.answer(msgspec.structs.replace(request, traceparent=span.traceparent))
-        self._telemetry.end(span, _usage_attributes(result), error=_error_of(result))
+        self._telemetry.end(span, generation_span.of_result(result), error=generation_span.error_of(result))
         return result
-
-
-def _error_of(result: EngineResult) -> str | None:
-    """The `error.type` of a generation span."""
-    match result:
-        case Answer(status=200):
-            return None
-        case Answer(status=status):
-            return str(status)
-        case Retry():
-            return "busy"
-        case EngineDead():
-            return "engine_dead"
-        case _:
-            assert_never(result)
-
-
-def _usage_attributes(result: EngineResult) -> Attributes:
-    usage = usage_of(result.body) if isinstance(result, Answer) and result.status == 200 else None
-    if usage is None:
-        return {}
-    return {"gen_ai.usage.input_tokens": usage.input_tokens, "gen_ai.usage.output_tokens": usage.output_tokens}
 
 
 def is_overdue(job: Job, now_s: float) -> bool:

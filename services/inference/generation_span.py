@@ -1,0 +1,91 @@
+"""What does the span of a generation say? PURE: the GenAI conventions' attributes; numbers and names, never text.
+
+From bodies that users and engines wrote: one that is not what it should be has none of them.
+"""
+
+from typing import assert_never
+
+import msgspec
+
+from services.inference.engine import Answer, EngineDead, EngineResult, Retry
+from shared.span_attributes import Attributes
+from shared.usage import usage_of
+
+
+class _Request(msgspec.Struct):
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    n: int | None = None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Response(msgspec.Struct):
+    model: str | None = None
+    choices: list[_Choice] = []
+
+
+_request_decoder, _response_decoder = msgspec.json.Decoder(_Request), msgspec.json.Decoder(_Response)
+
+
+def of_request(body: bytes, operation: str, provider: str, model: str) -> Attributes:
+    """Attributes that a generation begins with."""
+    attributes: Attributes = {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": provider,
+        "gen_ai.request.model": model,
+    }
+    try:
+        asked = _request_decoder.decode(body)
+    except (msgspec.MsgspecError, RecursionError):
+        return attributes
+    chosen = {
+        "max_tokens": asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens,
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+        "seed": asked.seed,
+        "choice.count": asked.n if asked.n != 1 else None,
+    }
+    return attributes | {f"gen_ai.request.{name}": value for name, value in chosen.items() if value is not None}
+
+
+def of_result(result: EngineResult) -> Attributes:
+    """Attributes that it ends with."""
+    if not isinstance(result, Answer) or result.status != 200:
+        return {}
+    attributes: Attributes = {}
+    if usage := usage_of(result.body):
+        attributes |= {"gen_ai.usage.input_tokens": usage.input_tokens}
+        attributes |= {"gen_ai.usage.output_tokens": usage.output_tokens}
+        if usage.cached_tokens:
+            attributes["gen_ai.usage.cache_read.input_tokens"] = usage.cached_tokens
+    try:
+        answer = _response_decoder.decode(result.body)
+    except (msgspec.MsgspecError, RecursionError):
+        return attributes
+    if answer.model:
+        attributes["gen_ai.response.model"] = answer.model
+    if reasons := [choice.finish_reason for choice in answer.choices if choice.finish_reason]:
+        attributes["gen_ai.response.finish_reasons"] = reasons
+    return attributes
+
+
+def error_of(result: EngineResult) -> str | None:
+    """The `error.type` of the span; None where there is an answer."""
+    match result:
+        case Answer(status=200):
+            return None
+        case Answer(status=status):
+            return str(status)
+        case Retry():
+            return "busy"
+        case EngineDead():
+            return "engine_dead"
+        case _:
+            assert_never(result)
