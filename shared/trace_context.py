@@ -18,7 +18,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, T
 from shared.record_headers import Header, RequestHeaders
 
 # Later versions may say more behind the flags.
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.{0,256})?")
 _IDS = struct.Struct(">16s8s")
 PLACES = 2**64
 # PLACES over the golden ratio, odd: multiples of it fill a circle evenly (Knuth, TAOCP 3, 6.4).
@@ -85,7 +85,7 @@ def span_context(traceparent: str | None) -> SpanContext | None:
     Takes a third of what the client's propagator takes for it.
     """
     found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
-    if found is None or found[1] == "ff":
+    if found is None or found[1] == "ff" or (found[1] == "00" and found[5]):
         return None
     trace_id, span_id, flags = (int(part, 16) for part in found.group(2, 3, 4))
     context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))

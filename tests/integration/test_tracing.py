@@ -151,10 +151,12 @@ def test_trace_of_a_producer_goes_on_to_its_answer(
     with Stack(data_dir, ["--engine", "echo", "--kafka", address, "--otlp", jaeger.address], env) as stack:
         outsider = Outsider(stack.stack_file()["kafka"], Topics(KafkaSettings(topic_prefix=topic_prefix)))
         headers: Headers = [("request-id", name), ("traceparent", f"00-{trace_id}-{parent_id}-01")]
+        headers.append(("tracestate", b"vendor=said"))
         outsider.send(chat_line("c", "echo", "x"), headers)
         outsider.flush()
         answer = outsider.answers({name})[name]
-        assert dict(answer.headers())["traceparent"].decode().split("-")[1] == trace_id
+        told = dict(answer.headers())
+        assert (told["traceparent"].decode().split("-")[1], told["tracestate"]) == (trace_id, b"vendor=said")
         wanted = [f"process {topic_prefix}intake", f"process {topic_prefix}requests.echo.interactive", "chat echo"]
         deadline, by_name = time.monotonic() + FIND_TIMEOUT_S, dict[str, dict[str, Any]]()
         while not set(wanted) <= set(by_name) and time.monotonic() < deadline:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from services.ingest.admission.batch_record import BatchEvent
 from services.ingest.admission.intake_headers import DeadLetter
 from services.ingest.admission.intake_record import Admitted, IntakeRules, Refused, read_intake
+from shared.record_headers import read_request_headers, request_headers
 
 NOW_S = 1_800_000_000.0
 RULES = IntakeRules(
@@ -135,6 +136,28 @@ def test_headers_say_more() -> None:
     headers = found.headers
     assert (headers.request, headers.deadline_s, headers.request_class) == ("r9", NOW_S + 60, "batch")
     assert (headers.reply_topic, headers.traceparent) == ("answers", PARENT)
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "tracestate", "handed_on"),
+    [
+        (PARENT, "rojo=1,congo=2", (PARENT, "rojo=1,congo=2")),
+        (PARENT, "x" * 513, (PARENT, "")),
+        (PARENT, "two\nlines", (PARENT, "")),
+        (None, "rojo=1", (None, "")),
+        (f"00-{'0' * 32}-{'b' * 16}-01", "rojo=1", (None, "")),
+        (f"{PARENT}-later", "rojo=1", (None, "")),
+        (f"cc{PARENT[2:]}-later", "rojo=1", (f"cc{PARENT[2:]}-later", "rojo=1")),
+    ],
+)
+def test_trace_is_handed_on_as_far_as_it_is_one(
+    traceparent: str | None, tracestate: str, handed_on: tuple[str | None, str]
+) -> None:
+    found = read(line(), traceparent=traceparent, tracestate=tracestate)
+
+    assert isinstance(found, Admitted)
+    assert (found.headers.traceparent, found.headers.tracestate) == handed_on
+    assert read_request_headers(request_headers(found.headers)) == found.headers
 
 
 def test_adapter_goes_to_the_pool_of_its_base() -> None:
