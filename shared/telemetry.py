@@ -48,7 +48,7 @@ EXPORT_TIMEOUT_S, CLOSE_TIMEOUT_S = 5.0, 2.0
 # A value costs as much as a twentieth of a line that runs on a stub; the shape of a second's values is in these.
 HISTOGRAM_VALUES_PER_SECOND = 200
 # Of failed lines, and of spans about groups of records, each kind.
-FAILURES_PER_SECOND, GROUPS_PER_SECOND = 10, 2
+FAILURES_PER_SECOND, GROUPS_PER_SECOND = 500, 2
 _OPERATION_TYPES = {"send": "send", "poll": "receive", "commit": "settle"}
 
 

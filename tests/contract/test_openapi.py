@@ -1,5 +1,6 @@
 """`/openapi.json` describes what is served, and what is served is as described."""
 
+import json
 import re
 from typing import Any
 
@@ -19,6 +20,8 @@ from tests.e2e.stack import Stack
 
 CHECKS = (not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance)
 EXAMPLES = 25
+# A call of it does not return.
+ENDLESS = "/workers/events"
 
 
 def test_document_and_routes_are_the_same(open_stack: Stack, http: httpx2.Client) -> None:
@@ -34,9 +37,10 @@ def test_document_and_routes_are_the_same(open_stack: Stack, http: httpx2.Client
 
 
 def _is_served(http: httpx2.Client, method: str, path: str) -> bool:
-    answer = http.request(method, path, content=b"x", headers={"content-type": "text/plain"})
-    is_unknown = answer.status_code == 404 and answer.json()["error"]["message"].startswith("Invalid URL")
-    return answer.status_code != 405 and not is_unknown
+    with http.stream(method, path, content=b"x", headers={"content-type": "text/plain"}) as answer:
+        if answer.status_code != 404:
+            return answer.status_code != 405
+        return not json.loads(answer.read())["error"]["message"].startswith("Invalid URL")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,16 @@ def schema(open_stack: Stack) -> Any:
     return schemathesis.openapi.from_url(open_stack.url.removesuffix("/v1") + "/openapi.json")
 
 
-@pytest.mark.parametrize(("path", "method"), [(path, method) for path in PATHS for method in PATHS[path]])
+def test_stream_without_an_end_is_as_described(http: httpx2.Client) -> None:
+    with http.stream("GET", ENDLESS) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        first = next(line for line in answer.iter_lines() if line.startswith("data: "))
+    assert json.loads(first.removeprefix("data: "))["object"] == "list"
+
+
+@pytest.mark.parametrize(
+    ("path", "method"), [(path, method) for path in PATHS for method in PATHS[path] if path != ENDLESS]
+)
 def test_whatever_is_sent_the_answer_is_as_described(schema: Any, open_stack: Stack, path: str, method: str) -> None:
     operation = schema[path][method.upper()]
 

@@ -165,6 +165,15 @@ PATHS: dict[str, dict[str, Operation]] = {
         )
     },
     "/workers": {"get": _operation("listWorkers", "Workers, as their heartbeats say.", "WorkerList")},
+    "/workers/events": {
+        "get": _streamed(
+            "streamWorkerEvents",
+            "The list of workers whenever it changes, without an end.",
+            "text/event-stream",
+            (_header("Last-Event-ID", "Id of the last event that you have."),),
+            {},
+        )
+    },
     "/models": {"get": _operation("listModels", "Models that batches may name.", "ModelList")},
     "/models/{model}": {"get": _operation("retrieveModel", "One model.", "Model", parameters=(_path("model"),))},
     "/schemas": {"get": _operation("listSchemas", "Schemas of what outsiders write to topics and read.", "SchemaList")},

@@ -11,7 +11,7 @@ from shared.errors import ObjectExists
 from shared.logs import with_trace
 from shared.settings import TelemetrySettings
 from shared.span_attributes import line_attributes, messaging_attributes
-from shared.telemetry import GROUPS_PER_SECOND, Telemetry
+from shared.telemetry import FAILURES_PER_SECOND, GROUPS_PER_SECOND, Telemetry
 from shared.trace_context import context_from, is_sampled, line_trace, links_to, traceparent_in, traceparent_of
 from shared.traced_store import TracedStore
 from tests.fakes import MemoryObjectStore
@@ -114,6 +114,16 @@ def test_groups_without_traced_records_have_no_span_and_others_some_a_second() -
     traced.close()
     polls = [span for span in exporter.get_finished_spans() if span.name == "poll t"]
     assert GROUPS_PER_SECOND <= len(polls) <= 2 * GROUPS_PER_SECOND
+
+
+def test_failures_are_in_traces_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.telemetry.time.monotonic", lambda: 7.5)
+    traced, exporter = telemetry(0.0)
+    for _ in range(FAILURES_PER_SECOND + 100):
+        traced.failure("chat m", "http_500", {})
+    monkeypatch.undo()
+    traced.close()
+    assert len(exporter.get_finished_spans()) == FAILURES_PER_SECOND
 
 
 def test_line_that_failed_is_in_a_trace_of_its_own() -> None:
