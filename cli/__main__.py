@@ -101,7 +101,7 @@ app.command("doctor")(doctor_command)
 keys_app = typer.Typer(no_args_is_help=True, help="API keys: who may call, as which tenant.")
 app.add_typer(keys_app, name="keys")
 KafkaAddress = Annotated[str, typer.Option(help="HOST:PORT; the log of the stack that runs in --data by default.")]
-Output = Annotated[str, typer.Option(help="text or json.")]
+Output = Annotated[str, typer.Option("--output", "-o", help="text or json.")]
 
 
 @keys_app.command("create")

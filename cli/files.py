@@ -13,7 +13,7 @@ COLUMNS = ("id", "purpose", "filename", "bytes", "created_at", "expires_at")
 
 Url = Annotated[str, typer.Option(help="The API; OPENAI_BASE_URL, or the stack in --data, by default.")]
 Data = Annotated[Path, typer.Option(envvar="HEADRACE_DATA", help="Folder of a stack that runs here.")]
-Shown = Annotated[Output, typer.Option(help="How the answer is printed.")]
+Shown = Annotated[Output, typer.Option("--output", "-o", help="How the answer is printed.")]
 
 app = typer.Typer(no_args_is_help=True, help="Files: upload, list, content, delete.")
 

@@ -19,6 +19,7 @@ PARTS = (
     "publishing",
     "collecting",
 )
+IN_WHOLE_SECONDS = ("accepted", "validated", "in file")
 _WORDS = {
     "before_dispatch": "It waited to be put on the request topic: for the check of its file, or for room there.",
     "in_topic": "It waited in the request topic until a worker fetched it.",
@@ -137,7 +138,18 @@ def _steps(view: BatchView, found: Found, times: LineTimes | None) -> list[dict[
     if view.closed is not None and entry is not None:
         is_output = entry.kind == "completed"
         in_file["file_id"] = view.closed.output_file_id if is_output else view.closed.error_file_id
-    return [*steps, produced, collected, in_file]
+    return _in_order([*steps, produced, collected, in_file])
+
+
+def _in_order(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is only known in whole seconds does not come before what it followed in the same one."""
+    latest = 0.0
+    for step in steps:
+        at = step["at"]
+        if step["step"] in IN_WHOLE_SECONDS and at is not None and at < latest < at + 1:
+            step["at"] = latest
+        latest = max(latest, step["at"] or 0.0)
+    return steps
 
 
 def _steps_inside(times: LineTimes | None) -> list[dict[str, Any]]:

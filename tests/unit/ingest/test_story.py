@@ -91,6 +91,17 @@ def test_steps_are_in_order_and_the_engines_are_counted_from_its_end() -> None:
     assert found["seconds"]["decode"] == 0.01 and found["seconds"]["in_engine"] == 0.02
 
 
+@pytest.mark.parametrize(("closed_s", "shown_s"), [(0, 0.06), (1, 1.0), (-1, -1.0)])
+def test_what_is_known_in_whole_seconds_does_not_seem_to_come_too_early(closed_s: int, shown_s: float) -> None:
+    closed = msgspec.structs.replace(CLOSED, closed_at=MS // 1000 + closed_s)
+    found = told(answered(MS + 50, MS + 60), dataclasses.replace(RUNNING, closed=closed))
+    assert found["steps"][-1] == {
+        "step": "in file",
+        "at": pytest.approx(MS / 1000 + shown_s),
+        "file_id": closed.output_file_id,
+    }
+
+
 def test_line_without_an_answer_says_where_it_is() -> None:
     assert told(Found(3))["because"] == "It is on the request topic, and no worker has finished it."
     assert told(Found(7))["status"] == "waiting"
