@@ -12,6 +12,12 @@ WAIT_BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600
 # As the conventions advise for one generation.
 CALL_BUCKETS_S = tuple(0.01 * 2**n for n in range(14))
 
+# As they advise for the first token, and for each of the others.
+FIRST_TOKEN_BUCKETS_S = (*(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),)
+TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+_GENERATION = ("gen_ai_operation_name", "gen_ai_request_model", "gen_ai_provider_name")
+_MESSAGING = ("messaging_system", "messaging_operation_name", "messaging_destination_name")
+
 _UNIT_NAMES = {"s": "seconds", "By": "bytes"}
 
 
@@ -116,43 +122,81 @@ SERVER_DURATION = Metric(
     "histogram",
     "s",
     "A generation; at most 200 a second are looked at",
-    ("gen_ai_operation_name", "gen_ai_request_model", "gen_ai_provider_name", "error_type"),
+    (*_GENERATION, "error_type"),
     CALL_BUCKETS_S,
+)
+FIRST_TOKEN = Metric(
+    "gen_ai.server.time_to_first_token",
+    "histogram",
+    "s",
+    "From the engine's taking a request to its first token, where the engine tells",
+    _GENERATION,
+    FIRST_TOKEN_BUCKETS_S,
+)
+OTHER_TOKENS = Metric(
+    "gen_ai.server.time_per_output_token",
+    "histogram",
+    "s",
+    "For each token after the first one, where the engine tells",
+    _GENERATION,
+    TOKEN_BUCKETS_S,
 )
 INPUT_TOKENS = Metric(
     "gen_ai.client.inference.usage.input_tokens",
     "counter",
     "{token}",
     "Prompt tokens, cached ones included",
-    ("gen_ai_request_model",),
+    _GENERATION,
 )
 CACHED_TOKENS = Metric(
     "gen_ai.client.inference.usage.cache_read.input_tokens",
     "counter",
     "{token}",
     "Prompt tokens from the engine's cache",
-    ("gen_ai_request_model",),
+    _GENERATION,
 )
 OUTPUT_TOKENS = Metric(
     "gen_ai.client.inference.usage.output_tokens",
     "counter",
     "{token}",
     "Generated tokens",
-    ("gen_ai_request_model",),
+    _GENERATION,
 )
 MESSAGES_SENT = Metric(
     "messaging.client.sent.messages",
     "counter",
     "{message}",
     "Records that the broker has acknowledged",
-    ("messaging_destination_name",),
+    _MESSAGING,
 )
 MESSAGES_CONSUMED = Metric(
     "messaging.client.consumed.messages",
     "counter",
     "{message}",
     "Records that were polled",
-    ("messaging_destination_name",),
+    _MESSAGING,
 )
+SEND_DURATION = Metric(
+    "messaging.client.operation.duration",
+    "histogram",
+    "s",
+    "To send records, until the broker has acknowledged all of them",
+    _MESSAGING,
+    CALL_BUCKETS_S,
+)
+PROCESS_DURATION = Metric(
+    "messaging.process.duration",
+    "histogram",
+    "s",
+    "From a worker's fetching a record to its answer; at most 200 a second are looked at",
+    _MESSAGING,
+    CALL_BUCKETS_S,
+)
+
+
+def messaging_labels(operation: str, topic: str) -> dict[str, str]:
+    """Labels of the metrics about records; `operation` is `send`, `poll` or `process`."""
+    return dict(zip(_MESSAGING, ("kafka", operation, topic), strict=True))
+
 
 METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

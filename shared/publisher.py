@@ -1,6 +1,7 @@
 """How are records published, and when is one safe? SHELL: in batches of ours, sent again until the broker has them."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from aiokafka.structs import RecordMetadata
 
 from shared.errors import UnavailableError
 from shared.kafka import KAFKA_ERRORS, ask_broker
-from shared.metric_names import MESSAGES_SENT
+from shared.metric_names import MESSAGES_SENT, SEND_DURATION, messaging_labels
 from shared.record_headers import Header
 from shared.telemetry import Telemetry
 from shared.topics import RECORD_BYTES_MAX
@@ -63,6 +64,7 @@ class Publisher:
     def __init__(self, producer: AIOKafkaProducer, telemetry: Telemetry | None = None) -> None:
         self._producer = producer
         self._num_sent = telemetry.counter(MESSAGES_SENT) if telemetry else None
+        self._duration = telemetry.histogram(SEND_DURATION) if telemetry else None
 
     async def ask_broker(self) -> None:
         """See that some broker answers; raises UnavailableError."""
@@ -76,22 +78,26 @@ class Publisher:
         """
         if not records:
             return []
+        began = time.monotonic()
         results: list[RecordMetadata | None] = [None] * len(records)
         waiting = list(range(len(records)))
         for attempt in range(len(RESEND_BACKOFF_S) + 1):
             waiting = await self._try(records, waiting, results)
             if not waiting:
-                self._count(records)
+                self._count(records, time.monotonic() - began)
                 return [result for result in results if result is not None]
             if attempt < len(RESEND_BACKOFF_S):
                 log.warning("sends failed, trying again", num_records=len(waiting), attempt=attempt + 1)
                 await asyncio.sleep(RESEND_BACKOFF_S[attempt])
         raise UnavailableError(f"{len(waiting)} records for {records[waiting[0]].topic} were not acknowledged")
 
-    def _count(self, records: Sequence[OutgoingRecord]) -> None:
-        if self._num_sent is not None:
-            for topic, number in Counter(record.topic for record in records).items():
-                self._num_sent.add(number, {"messaging_destination_name": topic})
+    def _count(self, records: Sequence[OutgoingRecord], duration_s: float) -> None:
+        if self._num_sent is None or self._duration is None:
+            return
+        for topic, number in Counter(record.topic for record in records).items():
+            labels = messaging_labels("send", topic)
+            self._num_sent.add(number, labels)
+            self._duration.record(duration_s, labels)
 
     async def send(self, record: OutgoingRecord) -> RecordMetadata:
         """Publish one record and wait for its acknowledgement."""

@@ -37,6 +37,7 @@ from shared.metric_names import (
     MESSAGES_CONSUMED,
     SEGMENT_APPEND,
     SEGMENT_BYTES,
+    messaging_labels,
 )
 from shared.pace import Pace
 from shared.publisher import OutgoingRecord, Publisher
@@ -222,7 +223,7 @@ class PartitionCollector:
     def _count(self, num_records: int) -> None:
         """Counted by the poll: one by one would cost as much as the folding."""
         if num_records:
-            self._num_consumed.add(num_records, {"messaging_destination_name": self._tp.topic})
+            self._num_consumed.add(num_records, messaging_labels("poll", self._tp.topic))
         for verdict, number in self._verdicts.items():
             self._num_collected.add(number, {"verdict": verdict})
         self._verdicts.clear()

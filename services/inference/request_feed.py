@@ -29,7 +29,7 @@ from shared.lifecycle import Stop
 from shared.log_reader import Record
 from shared.logs import of_record
 from shared.messages import UnreadableRecord
-from shared.metric_names import DEAD_LETTERS, MESSAGES_CONSUMED
+from shared.metric_names import DEAD_LETTERS, MESSAGES_CONSUMED, messaging_labels
 from shared.openai_batch import decode_request_line, prompt_of
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, read_request_headers
@@ -94,7 +94,7 @@ class RequestFeed:
                 continue
             records = await self._assigned.poll(timeout_ms=POLL_TIMEOUT_MS, max_records=num_records)
             if records:
-                self._num_consumed.add(len(records), {"messaging_destination_name": self._assigned.topic})
+                self._num_consumed.add(len(records), messaging_labels("poll", self._assigned.topic))
             if self._assigned.num_suspects:
                 async with self._apart:
                     await self._try_suspects(stop, records)

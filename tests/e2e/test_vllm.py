@@ -139,6 +139,7 @@ def test_vllms_metrics_are_on_the_workers_page(embedded: OpenAI, embedded_stack:
     text = "".join(httpx2.get(url).text for name, url in pages.items() if name.startswith("inference"))
     found = {family.name for family in text_string_to_metric_families(text)}
     assert {"vllm:num_requests_running", "vllm:e2e_request_latency_seconds", "headrace_lines_finished"} <= found
+    assert {"gen_ai_server_time_to_first_token_seconds", "gen_ai_server_time_per_output_token_seconds"} <= found
 
 
 def test_refusals_of_vllm_are_error_lines(embedded: OpenAI) -> None:
