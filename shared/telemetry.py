@@ -37,7 +37,7 @@ from shared.trace_context import (
     span_context,
     traceparent_in,
 )
-from shared.trace_provider import LINKS_MAX, make_tracer_provider, resource_of
+from shared.trace_provider import LINKS_MAX, make_tracer_provider
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 # Of all spans and metrics that are not a library's.
@@ -71,9 +71,9 @@ class Telemetry:
             endpoint = settings.otlp_endpoint.rstrip("/") + "/v1/traces"
             exporter = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_TIMEOUT_S)
         self._exporter = exporter
-        self._resource, self._exporting = resource_of(service), None
+        self._exporting: BatchSpanProcessor | None = None
         if exporter is not None:
-            self._provider = make_tracer_provider(self._resource, settings.sample_ratio)
+            self._provider = make_tracer_provider(service, settings.sample_ratio)
             self._exporting = BatchSpanProcessor(exporter, max_queue_size=EXPORT_QUEUE_SPANS)
             self._provider.add_span_processor(self._exporting)
             # Set before an engine starts: vLLM's own spans then go through this provider.
@@ -156,9 +156,9 @@ class Telemetry:
         ended_s: float | None = None,
     ) -> None:
         """Hand a span over to be exported; it ended now, or at a time in Unix seconds."""
-        if self._exporting is not None:
+        if self._provider is not None and self._exporting is not None:
             ended_ns = time.time_ns() if ended_s is None else int(ended_s * 1e9)
-            self._exporting.on_end(span.ended(self._resource, SCOPE, attributes or {}, error, ended_ns))
+            self._exporting.on_end(span.ended(self._provider.resource, SCOPE, attributes or {}, error, ended_ns))
 
     @contextmanager
     def kept(self, name: str, parent: Context | None, attributes: Attributes, *linked: str | None) -> Iterator[Span]:

@@ -17,14 +17,14 @@ from shared.trace_context import keeps_root
 LINKS_MAX = 1_000
 
 
-def make_tracer_provider(resource: Resource, ratio: float) -> TracerProvider:
+def make_tracer_provider(service: str, ratio: float) -> TracerProvider:
     """Without an exporter yet; `ratio` = the share of traces that only watch."""
     return TracerProvider(
-        sampler=ParentBased(_Roots(ratio)), resource=resource, span_limits=SpanLimits(max_links=LINKS_MAX)
+        sampler=ParentBased(_Roots(ratio)), resource=_resource(service), span_limits=SpanLimits(max_links=LINKS_MAX)
     )
 
 
-def resource_of(service: str) -> Resource:
+def _resource(service: str) -> Resource:
     """Who tells: the service, and this process of it."""
     return _HashedResource(
         Resource.create(

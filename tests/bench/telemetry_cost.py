@@ -25,7 +25,7 @@ from tests.otlp_sink import serve_otlp_sink
 from tests.providers import start_kafka
 
 # Short rounds: a machine that others use too is fast and slow for seconds at a time.
-ROWS, BYTES, PAIRS, ROUNDS = 8_000, 2_000, 20, 5
+ROWS, BYTES, PAIRS, ROUNDS = 8_000, 2_000, 16, 4
 SCRAPE_INTERVAL_S = 5.0
 
 
