@@ -25,6 +25,8 @@ class PartitionNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     suspects_end: int = 0
     trial: tuple[int, ...] = ()
     is_alone: bool = False
+    # The offset that ran alone, as often as its owner died.
+    died_alone: tuple[int, ...] = ()
     condemned: tuple[int, ...] = ()
     finished: bytes = b""
 

@@ -143,7 +143,7 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
             tracker.finish(offset)
 
     def is_condemned(self, tp: TopicPartition, offset: int) -> bool:
-        """Whether this record killed its process when it ran alone."""
+        """Whether this record killed its process each time it ran alone."""
         return self._tracker(tp).is_condemned(offset)
 
     def was_with_a_dead_worker(self, tp: TopicPartition, offset: int) -> bool:

@@ -88,7 +88,7 @@ class OffsetTracker:
         self._note = msgspec.structs.replace(self._note, deaths=0, suspects_end=0)
 
     def is_condemned(self, offset: int) -> bool:
-        """Whether this record killed its process when it ran alone."""
+        """Whether this record killed its process each time it ran alone."""
         return offset in self._note.condemned
 
     def may_have_run(self, offset: int) -> bool:
@@ -111,6 +111,7 @@ class OffsetTracker:
             suspects_end=old.suspects_end if suspicious else 0,
             trial=tuple(trial),
             is_alone=is_alone,
+            died_alone=old.died_alone if suspicious else (),
             condemned=tuple(offset for offset in old.condemned if offset >= base),
             finished=finished_bits(self._finished_above(), base),
         )

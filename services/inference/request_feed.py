@@ -48,7 +48,7 @@ SUSPECTS_TIMEOUT_S = 30.0
 STORE_BACKOFF_S = 5.0
 # Bodies that are held, beside what the client has fetched.
 HELD_BYTES_MAX = 64 * 1024 * 1024
-KILLED_MESSAGE = "This request ended the worker's process each time it ran, at last when it ran alone."
+KILLED_MESSAGE = "This request ended the worker's process each time it ran, at last three times alone."
 
 
 class RequestFeed:
@@ -182,7 +182,7 @@ class RequestFeed:
             await self._in_flight.wait()
 
     async def _end_condemned(self, record: Record, job: Job) -> None:
-        """A record that killed its process when it ran alone ends as an error line and a dead letter."""
+        """A record that killed its process each time it ran alone ends as an error line and a dead letter."""
         log.error("record condemned", custom_id=job.custom_id, **of_record(record))
         completion = unanswered(job.headers, job.custom_id, WORKER_KILLED, KILLED_MESSAGE)
         await self._publisher.send(dead_letter(self._topics, record, WORKER_KILLED, KILLED_MESSAGE))

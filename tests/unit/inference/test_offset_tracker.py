@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.offset_tracker import OffsetTracker
-from services.inference.suspicion import group_size
+from services.inference.suspicion import CONDEMN_AFTER_DEATHS_ALONE, group_size
 from shared.partition_note import (
     NOTE_CHARS_MAX,
     PartitionNote,
@@ -146,7 +146,7 @@ def test_first_death_casts_suspicion_second_sets_apart_and_survivors_clear_it() 
     assert (second.is_suspicious, second.num_suspects) == (False, 0)
 
 
-def test_record_that_dies_alone_is_condemned_and_its_neighbours_are_not() -> None:
+def test_record_that_dies_alone_three_times_is_condemned_and_its_neighbours_are_not() -> None:
     tracker = OffsetTracker()
     for offset in range(3):
         tracker.deliver(offset)
@@ -158,11 +158,32 @@ def test_record_that_dies_alone_is_condemned_and_its_neighbours_are_not() -> Non
         twice.deliver(offset)
     twice.finish(0)
 
-    heir = successor(twice, trial=[1], is_alone=True)
+    heir = twice
+    for _ in range(CONDEMN_AFTER_DEATHS_ALONE):
+        assert not heir.is_condemned(1), "it may have been killed from outside"
+        assert heir.num_suspects > 0
+        heir = successor(heir, trial=[1], is_alone=True)
 
     assert [heir.is_condemned(offset) for offset in range(3)] == [False, True, False]
     assert heir.num_suspects == 0
     assert successor(heir).is_condemned(1), "until it is finished"
+
+
+def test_record_that_survives_alone_is_not_blamed_for_deaths_of_others() -> None:
+    tracker = OffsetTracker()
+    for offset in range(2):
+        tracker.deliver(offset)
+    heir = successor(successor(tracker))
+    for trial in (0, 0, 1, 1):  # the first one finishes at last
+        heir.deliver(0)
+        heir.deliver(1)
+        if trial:
+            heir.finish(0)
+        heir = successor(heir, trial=[trial], is_alone=True)
+        assert not any(map(heir.is_condemned, (0, 1)))
+    heir.deliver(1)
+    heir.finish(1)
+    assert not heir.is_suspicious and not heir.note(held=True).died_alone
 
 
 def test_owner_that_let_go_is_not_counted_as_dead() -> None:
