@@ -79,6 +79,13 @@ UNCOMMITTED = Metric(
     "Records that a worker has taken and not committed, the one in front unfinished",
     ("class",),
 )
+GROUP_LAG = Metric(
+    "headrace.group.lag",
+    "gauge",
+    "{record}",
+    "Records that a consumer group has not finished, as every ingest process asks the broker",
+    ("group", "topic"),
+)
 LINES_DISPATCHED = Metric("headrace.lines.dispatched", "counter", "{line}", "Lines sent to workers", ("model",))
 LINES_REFUSED = Metric(
     "headrace.lines.refused", "counter", "{line}", "Lines of batches by topic that are not well made"

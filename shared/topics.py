@@ -58,11 +58,21 @@ class Topics:
         # Openings, lines and ends of batches by topic, apart, because their offsets are held until they are durable.
         self.batch_events = Topic(f"{p}batch-events", settings.intake_partitions, retention_ms=3 * DAY_MS)
         self.results = Topic(f"{p}results", settings.intake_partitions, retention_ms=3 * DAY_MS)
+        # Consumer groups; those of workers are called as their topics. Collectors only show in theirs where they are.
+        self.admission_group, self.collector_group = f"{p}admission", f"{p}collector"
 
     def requests(self, model: str, request_class: str = BATCH) -> Topic:
         """`requests.<pool>.<class>`: the request records of one pool of workers."""
         name = f"{self._settings.topic_prefix}requests.{pool_of_model(model)}.{request_class}"
         return Topic(name, self._settings.request_partitions, retention_ms=7 * DAY_MS)
+
+    def group_of(self, topic: Topic) -> str | None:
+        """The group that reads a topic and commits, if one does."""
+        if topic in (self.intake, self.admitted, self.batch_events):
+            return self.admission_group
+        if topic == self.completions:
+            return self.collector_group
+        return topic.name if topic.name.startswith(f"{self._settings.topic_prefix}requests.") else None
 
     def foreign(self, name: str) -> Topic:
         """A topic that belongs to users, who write requests to it or read answers from it."""

@@ -101,6 +101,10 @@ BOARDS: dict[str, dict[str, list[Panel]]] = {
         ],
     },
     "kafka": {
+        "Lag": [
+            ("Records that nobody has finished", "short", {"{{topic}}": "max by (topic) (headrace_group_lag)"}),
+            ("Records taken and not committed", "short", {"{{instance}} {{class}}": "headrace_offsets_uncommitted"}),
+        ],
         "Records": [
             ("Sent", "short", rate("messaging_client_sent_messages_total", "messaging_destination_name")),
             ("Consumed", "short", rate("messaging_client_consumed_messages_total", "messaging_destination_name")),

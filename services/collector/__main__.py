@@ -32,8 +32,6 @@ from shared.traced_store import TracedStore
 
 log = structlog.get_logger(__name__)
 
-LAG_GROUP = "collector"
-
 
 class CollectorProcess:
     """All partitions of one collector."""
@@ -107,7 +105,6 @@ class CollectorProcess:
 
         claims = ClaimStore(opened, self._settings.store.inline_bytes_max)
         closing = Closing(finalizer=finalizer, publisher=publisher, topics=self._topics, told=open_batches.closed)
-        group = f"{self._settings.kafka.topic_prefix}{LAG_GROUP}"
         return [
             PartitionCollector(
                 partition=number,
@@ -115,7 +112,7 @@ class CollectorProcess:
                 settings=settings,
                 chain=SegmentChain(store, log_id, topic.name, number),
                 claims=claims,
-                new_reader=lambda: LogReader(self._settings.kafka, group),
+                new_reader=lambda: LogReader(self._settings.kafka, self._topics.collector_group),
                 publisher=publisher,
                 closing=closing,
                 auditor=Auditor(

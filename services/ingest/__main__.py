@@ -24,6 +24,7 @@ from services.ingest.view_feed import ViewFeed, state_partitions
 from services.ingest.wiring import Ports, Roles, make_admission, make_dispatcher, make_roles, make_routers
 from shared.claim_store import ClaimStore
 from shared.dependencies import Dependencies
+from shared.group_lag import GroupLag
 from shared.group_offsets import GroupOffsets
 from shared.health import serve_health, start_server
 from shared.kafka import make_producer, start_client, stop_client
@@ -71,6 +72,11 @@ class IngestProcess:
 
             watch = asyncio.create_task(dependencies.watch(), name="dependencies")
             stack.callback(watch.cancel)
+            if self._settings.telemetry.metrics:
+                lag = GroupLag(self._settings.kafka, self._settings.models)
+                stack.push_async_callback(lag.close)
+                watch_lag = asyncio.create_task(lag.watch(ports.telemetry), name="lag")
+                stack.callback(watch_lag.cancel)
             async with serve_health(self._settings.health, told):
                 await self._serve(ports, roles, create_app(routers, told, ports.telemetry))
         return 0

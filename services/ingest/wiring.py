@@ -225,7 +225,7 @@ def make_admission(s: IngestSettings, topics: Topics, ports: Ports, roles: Roles
     def new_consumer() -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
             **consumer_options(kafka),
-            group_id=f"{kafka.topic_prefix}admission",
+            group_id=topics.admission_group,
             group_instance_id=s.ingest.instance_id or None,
             auto_offset_reset="earliest",
             isolation_level="read_committed",  # what a producer took back is not there

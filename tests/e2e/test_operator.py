@@ -75,7 +75,7 @@ def test_every_process_shows_its_metrics_and_they_add_up(stack: Stack) -> None:
     assert grew(metric_names.OUTPUT_TOKENS) == batch.usage.output_tokens if batch.usage else True
     assert grew(metric_names.FILE_BYTES) > 31 * 50
     assert grew(metric_names.SEGMENT_BYTES) > 31 * 50
-    assert "http_server_request_duration_seconds_count" in after
+    assert {"http_server_request_duration_seconds_count", "headrace_group_lag"} <= set(after)
     listed = {name for metric in METRICS for name in metric.prometheus_names}
     ours = {name for name in after if name.startswith(("headrace_", "gen_ai_", "messaging_"))}
     assert {name for name in ours if not name.endswith("_created")} <= listed
@@ -99,6 +99,11 @@ def test_workers_say_what_they_do_and_a_batch_that_waits_for_one_says_so(stack: 
         [worker] = httpx2.get(f"{url}/workers").json()["data"]
         assert (worker["state"], worker["alive"]) == ("silent", False)
         assert httpx2.get(f"http://127.0.0.1:{stack.port}/readyz").status_code == 503
+        topics = json.loads(headrace(stack, "topics", "--output", "json").stdout)
+        lags = {row["topic"].partition(".")[2]: row["lag"] for row in topics}
+        assert (lags["requests.echo.batch"], lags["completions"], lags["dlq"]) == (3, 0, None), (
+            "known although nobody reads"
+        )
         doctor = headrace(stack, "doctor", "--output", "json")
         assert doctor.returncode == 1
         assert {row["check"] for row in json.loads(doctor.stdout) if not row["ok"]} == {"workers", "model echo"}
