@@ -15,6 +15,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from shared.errors import UnavailableError
 from shared.group_offsets import GroupOffsets
+from shared.kafka import KAFKA_ERRORS
 from shared.log_ends import Ends, LogEnds
 from shared.metric_names import GROUP_LAG
 from shared.partition_note import decode_note, num_finished
@@ -63,7 +64,7 @@ class GroupLag:
         while True:
             try:
                 self._known = await self.measure()
-            except UnavailableError as error:
+            except (UnavailableError, *KAFKA_ERRORS) as error:
                 self._known = ()
                 log.info("lag is measured later", reason=str(error))
             await asyncio.sleep(MEASURE_INTERVAL_S)

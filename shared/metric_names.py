@@ -13,7 +13,7 @@ WAIT_BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600
 CALL_BUCKETS_S = tuple(0.01 * 2**n for n in range(14))
 
 # As they advise for the first token, and for each of the others.
-FIRST_TOKEN_BUCKETS_S = (*(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),)
+FIRST_TOKEN_BUCKETS_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 _GENERATION = ("gen_ai_operation_name", "gen_ai_request_model", "gen_ai_provider_name")
 _MESSAGING = ("messaging_system", "messaging_operation_name", "messaging_destination_name")

@@ -3,7 +3,7 @@
 From bodies that users and engines wrote: one that is not what it should be has none of them.
 """
 
-from typing import assert_never
+from typing import Annotated, assert_never
 
 import msgspec
 
@@ -11,15 +11,18 @@ from services.inference.engine import Answer, EngineDead, EngineResult, Retry
 from shared.span_attributes import Attributes
 from shared.usage import usage_of
 
+# What OTLP has room for; one more and the exporter complains of every span.
+_Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
 
 class _Request(msgspec.Struct):
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
+    max_tokens: _Int | None = None
+    max_completion_tokens: _Int | None = None
+    max_output_tokens: _Int | None = None
     temperature: float | None = None
     top_p: float | None = None
-    seed: int | None = None
-    n: int | None = None
+    seed: _Int | None = None
+    n: _Int | None = None
 
 
 class _Choice(msgspec.Struct):

@@ -87,7 +87,7 @@ class WorkerMetrics:
         job = done.job
         wait_s = max(0.0, done.entered_at - job.sent_at)
         self._wait.record(wait_s, {"model": self._model, "class": job.headers.request_class})
-        self._process.record(time.time() - job.fetched_at, messaging_labels("process", job.tp.topic))
+        self._process.record(max(0.0, time.time() - job.fetched_at), messaging_labels("process", job.tp.topic))
         labels = self._generation(job.url)
         error = {"error_type": self._bounded(done.completion.error_code or "")}
         self._duration.record(done.left_at - done.entered_at, labels | error)

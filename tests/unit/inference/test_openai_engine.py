@@ -48,12 +48,12 @@ async def test_request_goes_to_the_path_with_its_body_and_trace() -> None:
         return httpx2.Response(200, content=b'{"ok": true}')
 
     subject = answering(engine(), httpx2.MockTransport(handle))
-    request = EngineRequest("r", "/v1/embeddings", b'{"n": 1.0}', 0, "00-" + "1" * 32 + "-" + "2" * 16 + "-01")
+    request = EngineRequest("r", "/v1/embeddings", b'{"n": 1.0}', 0, f"00-{'1' * 32}-{'2' * 16}-01", "a=1")
 
     assert await subject.answer(request) == Answer(200, b'{"ok": true}')
     assert str(seen[0].url) == "http://engine:1/v1/embeddings"
     assert seen[0].content == b'{"n": 1.0}'
-    assert seen[0].headers["traceparent"] == request.traceparent
+    assert (seen[0].headers["traceparent"], seen[0].headers["tracestate"]) == (request.traceparent, "a=1")
     await subject.close(1)
 
 
