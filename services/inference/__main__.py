@@ -160,8 +160,6 @@ class WorkerProcess:
             for name in REQUEST_CLASSES
         }
         try:
-            for log_of_class in assigned.values():
-                await log_of_class.open()
             self._assigned = tuple(assigned.values())
             settle_heap()
             identity = WorkerIdentity(worker.worker_id, worker.model, engine.name, engine.endpoints, int(time.time()))

@@ -78,8 +78,7 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         self._rebalances: deque[float] = deque(maxlen=REBALANCES_MAX)
         self.joined = False
 
-    async def open(self) -> None:
-        """Join the group; raises UnavailableError."""
+    async def _open(self) -> None:
         consumer = self._new_consumer()
         consumer.subscribe([self.topic], listener=self)
         await start_client(consumer, self._settings)
@@ -116,14 +115,14 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def poll(self, *, timeout_ms: int, max_records: int, only_suspects: bool = False) -> list[Record]:
         """Records that are new work. Any error of the client means that its positions are wrong: join anew."""
-        if self._consumer is None:
-            await self.open()
-        assert self._consumer is not None
-        partitions = self._partitions_to_poll(only_suspects)
-        if partitions is not None and not partitions:
-            await asyncio.sleep(timeout_ms / 1000)
-            return []
         try:
+            if self._consumer is None:
+                await self._open()
+            assert self._consumer is not None
+            partitions = self._partitions_to_poll(only_suspects)
+            if partitions is not None and not partitions:
+                await asyncio.sleep(timeout_ms / 1000)
+                return []
             polled = await self._consumer.getmany(*(partitions or ()), timeout_ms=timeout_ms, max_records=max_records)
             # After the poll: a rebalance may finish inside it, and the records are then of the new epoch.
             epoch = self._epoch
@@ -284,7 +283,8 @@ class AssignedLog(ConsumerRebalanceListener):  # type: ignore[misc]
         """Throw the consumer away; the next one starts where the group has committed."""
         consumer, self._consumer, self._stable = self._consumer, None, False
         self._epoch += 1
-        await stop_client(consumer)
+        if consumer is not None:
+            await stop_client(consumer)
         await asyncio.sleep(REOPEN_BACKOFF_S)
 
     def _refuse_endless_rebalances(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
+from shared.errors import UnavailableError
 from shared.kafka import KAFKA_ERRORS, consumer_options, start_client, stop_client
 from shared.settings import KafkaSettings
 from shared.topics import Topics, partition_of
@@ -31,12 +32,12 @@ class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
         self.joined = False
 
     async def run(self) -> None:
-        """Be a member of the group until cancelled; raises UnavailableError when joining takes too long."""
+        """Be a member of the group until cancelled."""
         while True:
-            await self._join()
             try:
+                await self._join()
                 await self._stay()
-            except KAFKA_ERRORS as error:
+            except (UnavailableError, *KAFKA_ERRORS) as error:
                 log.warning("group left, joining it anew", error=repr(error))
             await self.close()
             await asyncio.sleep(REJOIN_BACKOFF_S)

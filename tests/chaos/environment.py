@@ -84,7 +84,8 @@ def environment(tier: str, service_module: str = "", disk_mb: int = DISK_MB, **o
         else:
             env = _start_memory(folder, fleet, topics, stack)
         env.otlp = stack.enter_context(serve_otlp_sink()).address
-        _start_services(env, service_module, overrides)
+        # Twins are that too.
+        _start_services(env, service_module or ("tests.chaos.patient_leader" if tier == "memory" else ""), overrides)
         stack.callback(env.pool.clear)
         fleet.watch()
         yield env
@@ -187,13 +188,15 @@ def _add_service(env: Environment, name: str, number: int, settings: dict[str, s
     env.fleet.add(Child(child, argv, settings, env.folder / f"{child}.log"))
 
 
-def is_ready(port: int) -> bool:
-    """Whether the API would take a batch."""
+def why_not_ready(port: int) -> str | None:
+    """What the API says is missing before it would take a batch; None = nothing."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
+            return None
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+    except OSError as error:
+        return repr(error)
 
 
 def _mount(folder: Path, stack: contextlib.ExitStack, disk_mb: int) -> Path | None:

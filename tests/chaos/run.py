@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.environment import DISK_MB, Environment, environment, is_ready
+from tests.chaos.environment import DISK_MB, Environment, environment, why_not_ready
 from tests.chaos.faults import Injector
 from tests.chaos.load import Demand, Sent, Users
 from tests.chaos.log_tail import completions_of, facets_of, read_topic
@@ -116,8 +116,8 @@ def _num_closed(env: Environment) -> int | None:
 
 def _wait_until_ready(env: Environment) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not all(is_ready(port) for port in env.api_ports):
-        assert time.monotonic() < deadline, f"not ready; logs are in {env.folder}"
+    while reasons := [reason for port in env.api_ports if (reason := why_not_ready(port))]:
+        assert time.monotonic() < deadline, f"not ready: {reasons}"
         time.sleep(0.2)
 
 

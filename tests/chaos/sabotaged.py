@@ -6,12 +6,12 @@ The rule is named by TEST_SABOTAGE, so that the same command line starts every s
 import asyncio
 import importlib
 import os
-import runpy
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.chaos import patient_leader
 
 # A segment's write takes this long, so that most frozen collectors wake up in the middle of one, as zombies.
 PUT_TAKES_S = 0.5
@@ -104,8 +104,7 @@ RULES: dict[str, Callable[[], None]] = {
 def main() -> None:
     """Remove the rule, then be the service."""
     RULES[os.environ["TEST_SABOTAGE"]]()
-    module = sys.argv.pop(1)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    patient_leader.main()
 
 
 if __name__ == "__main__":

@@ -300,7 +300,6 @@ class World:
             group_offsets=GroupOffsets(self.log, process),  # type: ignore[arg-type]
             num_held_max=16,
         )
-        await assigned.open()
         engine = SimulatedEngine(self, process)
         worker = Worker(
             identity=WorkerIdentity(process.name, MODEL, "simulated", ("/v1/completions",), 0),

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import CommitFailedError
+from aiokafka.errors import CommitFailedError, InvalidRequestError
 from aiokafka.structs import OffsetAndMetadata
 
+from services.inference import assigned_log
 from services.inference.assigned_log import REBALANCES_MAX, SPAN_MAX, AssignedLog, EndlessRebalance
 from shared.partition_note import PartitionNote, decode_note, encode_note, finished_offsets
 from shared.settings import KafkaSettings
@@ -55,8 +56,21 @@ class FakeConsumer:
     def seek(self, _tp: TopicPartition, offset: int) -> None:
         self.seeks.append(offset)
 
+    def subscribe(self, _topics: list[str], listener: AssignedLog) -> None:
+        self.listener = listener
+
+    async def start(self) -> None:
+        await self.listener.on_partitions_assigned([TP])
+
     async def stop(self) -> None:
         self.stopped = True
+
+
+class RefusingConsumer(FakeConsumer):
+    """Whose group answers what the client does not expect."""
+
+    async def start(self) -> None:
+        raise InvalidRequestError
 
 
 @pytest.fixture
@@ -284,3 +298,23 @@ async def test_endless_rebalances_end_the_worker(log: AssignedLog) -> None:
 
     with pytest.raises(EndlessRebalance, match="WORKER_ID"):
         await poll(log)
+
+
+async def test_group_that_refuses_the_first_join_is_joined_later(
+    consumer: FakeConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assigned_log, "REOPEN_BACKOFF_S", 0.0)
+    refusing = RefusingConsumer()
+    consumers = iter([refusing, consumer])
+    consumer.queue = [[0]]
+    assigned = AssignedLog(
+        settings=KafkaSettings(),
+        topic="t",
+        new_consumer=lambda: next(consumers),
+        group_offsets=consumer,  # type: ignore[arg-type]
+        num_held_max=8,
+    )
+
+    assert await poll(assigned) == []
+    assert refusing.stopped and not assigned.joined
+    assert await poll(assigned) == [0]
