@@ -65,7 +65,7 @@ LINE_QUEUE_WAIT = Metric(
     "headrace.line.queue_wait",
     "histogram",
     "s",
-    "From a line's request record to the engine; at most 200 lines a second are looked at",
+    "From a line's request record to the engine",
     ("model", "class"),
     WAIT_BUCKETS_S,
 )
@@ -128,7 +128,7 @@ SERVER_DURATION = Metric(
     "gen_ai.server.request.duration",
     "histogram",
     "s",
-    "A generation; at most 200 a second are looked at",
+    "A generation",
     (*_GENERATION, "error_type"),
     CALL_BUCKETS_S,
 )
@@ -195,7 +195,7 @@ PROCESS_DURATION = Metric(
     "messaging.process.duration",
     "histogram",
     "s",
-    "From a worker's fetching a record to its answer; at most 200 a second are looked at",
+    "From a worker's fetching a record to its answer",
     _MESSAGING,
     CALL_BUCKETS_S,
 )

@@ -13,31 +13,34 @@ from contextlib import contextmanager
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Observation
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import Metric as MetricData
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Span, SpanKind, Tracer
 
+from shared.instruments import Distribution, Tally
 from shared.metric_names import Metric
+from shared.metric_page import PageReader
 from shared.record_headers import Header
 from shared.record_spans import RecordSpan, child_of, root_of
 from shared.settings import TelemetrySettings
 from shared.span_attributes import Attributes, group_attributes, messaging_attributes
 from shared.trace_context import (
     PLACES,
+    LineShare,
     LineTrace,
     context_from,
     is_sampled,
+    line_share,
     line_trace,
     links_to,
-    place_of,
     span_context,
     traceparent_in,
 )
-from shared.trace_provider import LINKS_MAX, make_tracer_provider
+from shared.trace_provider import LINKS_MAX, make_tracer_provider, process_resource
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 # Of all spans and metrics that are not a library's.
@@ -45,10 +48,8 @@ SCOPE = InstrumentationScope("headrace", schema_url=SCHEMA_URL)
 EXPORT_QUEUE_SPANS = 65_536
 # Of one export with its repetitions; and of the last ones, which a process that stops waits for.
 EXPORT_TIMEOUT_S, CLOSE_TIMEOUT_S = 5.0, 2.0
-# A value costs as much as a twentieth of a line that runs on a stub; the shape of a second's values is in these.
-HISTOGRAM_VALUES_PER_SECOND = 200
 # Of failed lines, and of spans about groups of records, each kind.
-FAILURES_PER_SECOND, GROUPS_PER_SECOND = 500, 2
+FAILURES_PER_SECOND, GROUPS_PER_SECOND = 500, 1
 _OPERATION_TYPES = {"send": "send", "poll": "receive", "commit": "settle"}
 
 
@@ -81,40 +82,42 @@ class Telemetry:
         self._share = int(settings.sample_ratio * PLACES) if self._provider else 0
         self.tracers: trace.TracerProvider = self._provider or trace.NoOpTracerProvider()
         self.tracer: Tracer = self.tracers.get_tracer(SCOPE.name, schema_url=SCHEMA_URL)
+        self._is_read = serve_metrics and settings.metrics
         self.meters = (
-            MeterProvider([PrometheusMetricReader()])
-            if serve_metrics and settings.metrics
+            MeterProvider([PageReader(SCOPE, self._distributions)], process_resource(service))
+            if self._is_read
             else metrics.NoOpMeterProvider()
         )
         self._meter = self.meters.get_meter(SCOPE.name, schema_url=SCHEMA_URL)
         # By kind of span: the second of the last one, and how many there were in it.
         self._told: dict[str, tuple[int, int]] = {}
-        self._counters: dict[str, Counter] = {}
-        self._histograms: dict[str, SampledHistogram] = {}
+        self._counters: dict[str, Tally] = {}
+        self._histograms: dict[str, Distribution] = {}
 
     @property
     def enabled(self) -> bool:
         """Whether spans go anywhere."""
         return self._provider is not None
 
-    def counter(self, metric: Metric) -> Counter:
+    def counter(self, metric: Metric) -> Tally:
         """A counter; one without labels is shown from the start as zero."""
         counter = self._counters.get(metric.name)
         if counter is None:
-            counter = self._counters[metric.name] = self._meter.create_counter(metric.name, metric.unit, metric.help)
+            counter = self._counters[metric.name] = Tally(is_read=self._is_read)
+            self._meter.create_observable_counter(metric.name, [counter.observe], metric.unit, metric.help)
             if not metric.labels:
                 counter.add(0)
         return counter
 
-    def histogram(self, metric: Metric) -> "SampledHistogram":
-        """A histogram, which looks at so many values a second at most."""
+    def histogram(self, metric: Metric) -> Distribution:
+        """A histogram."""
         histogram = self._histograms.get(metric.name)
         if histogram is None:
-            found = self._meter.create_histogram(
-                metric.name, metric.unit, metric.help, explicit_bucket_boundaries_advisory=metric.buckets
-            )
-            histogram = self._histograms[metric.name] = SampledHistogram(found)
+            histogram = self._histograms[metric.name] = Distribution(metric, is_read=self._is_read)
         return histogram
+
+    def _distributions(self) -> list[MetricData]:
+        return [histogram.data() for histogram in list(self._histograms.values())]
 
     def gauge(self, metric: Metric, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
         """A gauge: `read` gives its values by those of its labels, and is called for each look at the page."""
@@ -127,7 +130,11 @@ class Telemetry:
 
     def traces_line(self, batch_id: str, line: int) -> bool:
         """Whether this line (0-based) belongs to the sampled share."""
-        return self._share > 0 and place_of(batch_id, line) < self._share
+        return self.share_of(batch_id).has(line)
+
+    def share_of(self, batch_id: str) -> LineShare:
+        """The sampled share of a batch's lines, for whoever asks about many."""
+        return line_share(batch_id, self._share)
 
     def trace_of_line(self, batch_id: str, line: int) -> LineTrace | None:
         """The trace of a line (0-based), or None if it is not in the sampled share."""
@@ -182,8 +189,9 @@ class Telemetry:
 
         None where no record is traced, or when there were some a moment ago: the records' own spans tell of each.
         """
-        kept = list(filter(is_sampled, traceparents)) if self.enabled else []
-        if not kept or not self._has_room_for(operation, GROUPS_PER_SECOND):
+        has_room = self.enabled and len(traceparents) > 0 and self._has_room_for(operation, GROUPS_PER_SECOND)
+        kept = list(filter(is_sampled, traceparents)) if has_room else []
+        if not kept:
             yield
             return
         attributes = group_attributes(operation, _OPERATION_TYPES[operation], topic, num_records)
@@ -238,24 +246,3 @@ class Telemetry:
         limit.start()
         self._provider.shutdown()
         limit.cancel()
-
-
-class SampledHistogram:
-    """A histogram that costs little at any rate: of more values a second the first ones stand for all."""
-
-    def __init__(self, histogram: Histogram) -> None:
-        self._histogram = histogram
-        self._second, self._num_left = -1, 0
-
-    def num_wanted(self) -> int:
-        """How many more values are looked at this second."""
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._num_left = second, HISTOGRAM_VALUES_PER_SECOND
-        return self._num_left
-
-    def record(self, value: float, labels: Mapping[str, str] | None = None) -> None:
-        """Look at a value, if there is room for one this second."""
-        if self.num_wanted() > 0:
-            self._num_left -= 1
-            self._histogram.record(value, labels)

@@ -18,7 +18,8 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, T
 from shared.record_headers import Header, RequestHeaders
 
 # Later versions may say more behind the flags.
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.{0,256})?")
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_TRACEPARENT_MAX = 312
 _IDS = struct.Struct(">16s8s")
 PLACES = 2**64
 # PLACES over the golden ratio, odd: multiples of it fill a circle evenly (Knuth, TAOCP 3, 6.4).
@@ -43,17 +44,24 @@ def line_trace(batch_id: str, line: int) -> LineTrace:
     return LineTrace(*_IDS.unpack(digest))
 
 
-def place_of(batch_id: str, line: int) -> int:
-    """Where a line lies in [0, PLACES): those of a batch are spread evenly, and each batch begins elsewhere.
+class LineShare(NamedTuple):
+    """Which lines of a batch are traced: those that lie in [0, `end`) of the PLACES.
 
-    One multiplication, because it is asked for every line.
+    The lines of a batch are spread evenly, and each batch begins elsewhere.
     """
-    return (_first_place(batch_id) + line * _STEP) & (PLACES - 1)
+
+    first: int
+    end: int
+
+    def has(self, line: int) -> bool:
+        """Whether this line (0-based) is; one multiplication, because it is asked for every line."""
+        return (self.first + line * _STEP) & (PLACES - 1) < self.end
 
 
 @lru_cache(maxsize=1_000)
-def _first_place(batch_id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(batch_id.encode(), digest_size=8).digest())
+def line_share(batch_id: str, end: int) -> LineShare:
+    """The share of a batch's lines."""
+    return LineShare(int.from_bytes(hashlib.blake2b(batch_id.encode(), digest_size=8).digest()), end)
 
 
 def trace_of(headers: RequestHeaders) -> LineTrace | None:
@@ -82,9 +90,14 @@ ENGINE_SPAN = "llm_request"
 def span_context(traceparent: str | None) -> SpanContext | None:
     """The span that a `traceparent` names, as the W3C's "Trace Context" 2 defines it.
 
-    Takes a third of what the client's propagator takes for it.
+    Takes a third of what the client's propagator takes, and is asked about each record several times.
     """
-    found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    return _parsed(traceparent) if traceparent and len(traceparent) <= _TRACEPARENT_MAX else None
+
+
+@lru_cache(maxsize=1_000)
+def _parsed(traceparent: str) -> SpanContext | None:
+    found = _TRACEPARENT.fullmatch(traceparent)
     if found is None or found[1] == "ff" or (found[1] == "00" and found[5]):
         return None
     trace_id, span_id, flags = (int(part, 16) for part in found.group(2, 3, 4))

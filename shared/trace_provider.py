@@ -1,4 +1,4 @@
-"""What does the tracing client do with the spans that libraries and we start? Which roots it keeps, and its limits."""
+"""What does the tracing client do with spans that libraries and we start? Which roots it keeps; limits; the process."""
 
 import os
 import socket
@@ -20,11 +20,13 @@ LINKS_MAX = 1_000
 def make_tracer_provider(service: str, ratio: float) -> TracerProvider:
     """Without an exporter yet; `ratio` = the share of traces that only watch."""
     return TracerProvider(
-        sampler=ParentBased(_Roots(ratio)), resource=_resource(service), span_limits=SpanLimits(max_links=LINKS_MAX)
+        sampler=ParentBased(_Roots(ratio)),
+        resource=process_resource(service),
+        span_limits=SpanLimits(max_links=LINKS_MAX),
     )
 
 
-def _resource(service: str) -> Resource:
+def process_resource(service: str) -> Resource:
     """Who tells: the service, and this process of it."""
     return _HashedResource(
         Resource.create(

@@ -205,7 +205,8 @@ class PartitionCollector:
             await self._park(record, str(error))
             return None
         verdict = self._ledger.apply(headers)
-        self._trace(record, headers, verdict)
+        if headers.traceparent is not None:
+            self._trace(record, headers, verdict)
         match verdict:
             case Dropped(reason=reason):
                 self._verdicts[reason] += 1

@@ -1,8 +1,7 @@
 """What does a worker count? SHELL: finished lines by the group, because one costs as much as many, and some gauges."""
 
-import itertools
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from services.inference.assigned_log import AssignedLog
@@ -28,6 +27,9 @@ from shared.metric_names import (
 )
 from shared.openai_batch import operation_of
 from shared.telemetry import Telemetry
+
+# Topic, class, URL, whether it succeeded, code of its error.
+_Kind = tuple[str, str, str, bool, str | None]
 
 
 class WorkerMetrics:
@@ -58,44 +60,41 @@ class WorkerMetrics:
 
     def count(self, done: Sequence[Done]) -> None:
         """Count lines whose completions are published."""
-        outcomes: Counter[tuple[str, bool, str]] = Counter()
-        by_url: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+        alike: defaultdict[_Kind, list[Done]] = defaultdict(list)
         for each in done:
-            completion, headers = each.completion, each.job.headers
-            outcomes[headers.request_class, completion.succeeded, completion.error_code or ""] += 1
-            tokens = by_url[each.job.url]
-            tokens[0] += completion.usage.input_tokens
-            tokens[1] += completion.usage.cached_tokens
-            tokens[2] += completion.usage.output_tokens
-        for each in itertools.islice(filter(_was_inside, done), self._duration.num_wanted()):
-            self._time(each)
-        for (request_class, succeeded, code), number in outcomes.items():
-            labels = {
-                "model": self._model,
-                "class": request_class,
-                "outcome": "completed" if succeeded else "failed",
-                "error_type": self._bounded(code),
-            }
-            self._lines.add(number, labels)
-        for url, tokens in by_url.items():
-            self.input_tokens += tokens[0]
-            self.output_tokens += tokens[2]
-            for counter, number in zip((self._input, self._cached, self._output), tokens, strict=True):
-                counter.add(number, self._generation(url))
+            job, completion = each.job, each.completion
+            kind = (job.tp.topic, job.headers.request_class, job.url, completion.succeeded, completion.error_code)
+            alike[kind].append(each)
+        for (topic, request_class, url, succeeded, code), members in alike.items():
+            line = {"model": self._model, "class": request_class}
+            error = self._bounded(code or "")
+            outcome = "completed" if succeeded else "failed"
+            self._lines.add(len(members), line | {"outcome": outcome, "error_type": error})
+            self._count_tokens(members, self._generation(url))
+            if not self._duration.is_read:
+                continue
+            inside = [each for each in members if each.entered_at > 0]  # the engine had them
+            self._wait.record_all([max(0.0, each.entered_at - each.job.sent_at) for each in inside], line)
+            self._time(inside, topic, self._generation(url), error)
 
-    def _time(self, done: Done) -> None:
-        job = done.job
-        wait_s = max(0.0, done.entered_at - job.sent_at)
-        self._wait.record(wait_s, {"model": self._model, "class": job.headers.request_class})
-        self._process.record(max(0.0, time.time() - job.fetched_at), messaging_labels("process", job.tp.topic))
-        labels = self._generation(job.url)
-        error = {"error_type": self._bounded(done.completion.error_code or "")}
-        self._duration.record(done.left_at - done.entered_at, labels | error)
-        if done.times is not None:
-            self._first.record((done.times.queued_ms + done.times.prefill_ms) / 1000, labels)
-            num_others = done.completion.usage.output_tokens - 1
-            if num_others > 0:
-                self._others.record(done.times.decode_ms / 1000 / num_others, labels)
+    def _count_tokens(self, done: Sequence[Done], labels: dict[str, str]) -> None:
+        usages = [each.completion.usage for each in done]
+        num_input, num_output = sum(u.input_tokens for u in usages), sum(u.output_tokens for u in usages)
+        self.input_tokens += num_input
+        self.output_tokens += num_output
+        self._input.add(num_input, labels)
+        self._cached.add(sum(u.cached_tokens for u in usages), labels)
+        self._output.add(num_output, labels)
+
+    def _time(self, done: Sequence[Done], topic: str, labels: dict[str, str], error: str) -> None:
+        now = time.time()
+        processed = [max(0.0, now - each.job.fetched_at) for each in done]
+        self._process.record_all(processed, messaging_labels("process", topic))
+        self._duration.record_all([each.left_at - each.entered_at for each in done], labels | {"error_type": error})
+        timed = [(each.times, each.completion.usage.output_tokens - 1) for each in done if each.times is not None]
+        self._first.record_all([(times.queued_ms + times.prefill_ms) / 1000 for times, _ in timed], labels)
+        of_others = [times.decode_ms / 1000 / num_others for times, num_others in timed if num_others > 0]
+        self._others.record_all(of_others, labels)
 
     def _generation(self, url: str) -> dict[str, str]:
         return {
@@ -110,8 +109,3 @@ class WorkerMetrics:
             self._codes.add(code)
             return code
         return OTHER
-
-
-def _was_inside(done: Done) -> bool:
-    """Whether the engine had it."""
-    return done.entered_at > 0

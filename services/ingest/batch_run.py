@@ -27,6 +27,7 @@ from shared.record_headers import RequestHeaders, request_headers
 from shared.span_attributes import line_attributes, messaging_attributes
 from shared.telemetry import Telemetry
 from shared.topics import Topic, Topics, facet_key, partition_of
+from shared.trace_context import line_trace
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +61,7 @@ class BatchRun:
         self._queues = queues
         self._like_lines_together = like_lines_together
         self._num_dispatched = telemetry.counter(LINES_DISPATCHED)
+        self._traced_share = telemetry.share_of(view.created.id)
         # Of the lines that are sent next.
         self._traced: list[str] = []
         self._num_refused = telemetry.counter(LINES_REFUSED)
@@ -222,9 +224,9 @@ class BatchRun:
     def _trace(self, number: int, value: bytes, topic: Topic, partition: int) -> str | None:
         """Begin the trace of a sampled line: a trace of its own, linked to the batch's."""
         created = self.created
-        found = self._telemetry.trace_of_line(created.id, number)
-        if found is None:
+        if not self._traced_share.has(number):
             return None
+        found = line_trace(created.id, number)
         attributes = messaging_attributes("create", "create", topic.name, partition)
         attributes |= line_attributes(created.id, number, decode_request_line(value).custom_id)
         self._telemetry.end(self._telemetry.begin_line(found, f"create {topic.name}", attributes, created.traceparent))
