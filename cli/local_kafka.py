@@ -1,6 +1,8 @@
 """How does a machine get a broker of its own? SHELL: a real single-node KRaft broker from jars, or one in memory."""
 
+import contextlib
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -16,6 +18,9 @@ KAFKA_VERSION = "4.3.1"
 JAVA_MIN = 17
 HEAP_MB = 512
 TOOL_TIMEOUT_S = 300
+# Below those that Linux and macOS give to outgoing connections (32768 and 49152 up).
+PORTS = range(20_000, 32_000)
+PORT_TRIES = 200
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -51,10 +56,13 @@ class LocalKafka:
 
 
 def free_port() -> int:
-    """A port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that is free now, and that no connection is given before somebody listens on it."""
+    for _ in range(PORT_TRIES):
+        port = PORTS.start + secrets.randbelow(len(PORTS))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise SetupError(f"no port of 127.0.0.1 between {PORTS.start} and {PORTS.stop} is free")
 
 
 def java_problem() -> str | None:
