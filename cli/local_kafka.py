@@ -19,7 +19,7 @@ JAVA_MIN = 17
 HEAP_MB = 512
 TOOL_TIMEOUT_S = 300
 # Below those that Linux and macOS give to outgoing connections (32768 and 49152 up).
-PORTS = range(20_000, 32_000)
+PORTS = range(10_000, 32_000)
 PORT_TRIES = 200
 
 _PROPERTIES = """\
