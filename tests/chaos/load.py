@@ -11,7 +11,7 @@ import openai
 from openai import OpenAI
 
 from tests.chaos.environment import MODEL, Environment
-from tests.chaos.verifier import TERMINAL, Watch
+from tests.chaos.verifier import TERMINAL, Finding, Watch
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class Users:
                 return self._clients[attempt % 2].files.content(file_id).read()
             except openai.APIError:
                 time.sleep(1)
-        raise AssertionError(f"{file_id} cannot be downloaded")
+        self._watch.findings.append(Finding("changed", file_id, "cannot be downloaded"))
+        return b""
 
     def _run(self) -> None:
         while not self.stopping:

@@ -173,7 +173,11 @@ def _check(batch: TopicBatch, parts: list[Any], client: OpenAI, late: set[str]) 
     for part in parts:
         for file_id in (part.output_file_id, part.error_file_id):
             for line in client.files.content(file_id).text.splitlines() if file_id else ():
-                entry = json.loads(line)
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    found.append(Finding("changed", part.id, f"no line of a result: {line[:80]!r}"))
+                    continue
                 seen[entry["custom_id"]] += 1
                 if file_id == part.output_file_id:
                     text = entry["response"]["body"]["choices"][0]["message"]["content"]
