@@ -74,7 +74,7 @@ class TopicProducers:
             parts, late = _parts_by_name(clients[0]), self._refused_as_late()
         found = [Finding("open", b.name, "by topic") for b in self.batches if not _is_over(b, parts, late)]
         for batch in self.batches:
-            found += _check(batch, parts.get(batch.name, []), clients[1], late)
+            found += check_topic_batch(batch, parts.get(batch.name, []), clients[1], late)
         for client in clients:
             client.close()
         return found
@@ -168,7 +168,8 @@ def _is_over(batch: TopicBatch, parts: dict[str, list[Any]], late: set[str]) -> 
     return bool(mine) and all(part.status in TERMINAL for part in mine) and num_lines >= len(batch.texts)
 
 
-def _check(batch: TopicBatch, parts: list[Any], client: OpenAI, late: set[str]) -> list[Finding]:
+def check_topic_batch(batch: TopicBatch, parts: list[Any], client: OpenAI, late: set[str]) -> list[Finding]:
+    """What is wrong with the parts that a batch by topic became; `late` lines were answered as such."""
     found, seen = list[Finding](), Counter[str]()
     for part in parts:
         for file_id in (part.output_file_id, part.error_file_id):

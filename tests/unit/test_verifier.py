@@ -2,10 +2,12 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.chaos.producers import TopicBatch, check_topic_batch
 from tests.chaos.verifier import LogRecord, Watch, check_against_log, check_files, figures_of
 
 IDS = ["a", "b", "c"]
@@ -97,3 +99,11 @@ def test_counts_that_go_down_and_files_that_change_are_seen() -> None:
     watch.see_content("file", b"b")
 
     assert [finding.kind for finding in watch.findings] == ["counts", "changed"]
+
+
+def test_result_file_of_a_batch_by_topic_that_is_no_lines_is_found() -> None:
+    content = "\x00\x00}" + "\n" + answer("a").decode()
+    client: Any = SimpleNamespace(files=SimpleNamespace(content=lambda _: SimpleNamespace(text=content)))
+    part = SimpleNamespace(id="b", output_file_id="f", error_file_id=None, status="completed", errors=None)
+    batch = TopicBatch("n", is_keyed=True, roll_lines=0, texts={"a": "text a"})
+    assert [finding.kind for finding in check_topic_batch(batch, [part], client, set())] == ["changed"]

@@ -222,6 +222,8 @@ def test_last_traceparent_of_a_record_counts() -> None:
     ids = f"00-{'a' * 32}-{'b' * 16}"
     assert [is_sampled(f"{ids}-{flags}") for flags in ("00", "01", "03")] == [False, True, True]
     assert not any(map(is_sampled, (None, "", "garbage", f"00-{'0' * 32}-{'b' * 16}-01", f"ff{ids[2:]}-01")))
+    later = f"01{ids[2:]}-01-"
+    assert is_sampled(later + "x" * 256) and not is_sampled(later + "x" * 257), "a bound, because they are remembered"
 
 
 def test_line_of_the_log_names_the_trace_that_it_belongs_to() -> None:
