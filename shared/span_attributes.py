@@ -49,3 +49,22 @@ def group_attributes(operation: str, kind: str, topic: str, num_records: int) ->
         "messaging.destination.name": topic,
         "messaging.batch.message_count": num_records,
     }
+
+
+def created_line(topic: str, partition: int, batch_id: str, line: int, custom_id: str) -> Attributes:
+    """Of the record that a line becomes."""
+    return messaging_attributes("create", "create", topic, partition) | line_attributes(batch_id, line, custom_id)
+
+
+def processed_request(
+    topic: str, partition: int, offset: int, headers: RequestHeaders, custom_id: str, group: str | None = None
+) -> Attributes:
+    """Of a request's record that somebody works on, as a member of this group if it is said."""
+    received = messaging_attributes("process", "process", topic, partition, offset)
+    member: Attributes = {} if group is None else {"messaging.consumer.group.name": group}
+    return received | member | request_attributes(headers, custom_id)
+
+
+def processed_line(topic: str, partition: int, offset: int, batch_id: str, line: int) -> Attributes:
+    """Of a completion's record that is collected."""
+    return messaging_attributes("process", "process", topic, partition, offset) | line_attributes(batch_id, line)

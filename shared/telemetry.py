@@ -8,7 +8,8 @@ lines that are not traced cost nothing. Messaging names follow semantic conventi
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import cast
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
@@ -16,7 +17,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Metric as MetricData
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Span, SpanKind, Tracer
@@ -25,7 +26,7 @@ from shared.instruments import Distribution, Tally
 from shared.metric_names import Metric
 from shared.metric_page import PageReader
 from shared.record_headers import Header
-from shared.record_spans import RecordSpan, child_of, root_of
+from shared.record_spans import EndedSpan, RecordSpan, RecordSpanExporter, TellAttributes, child_of, root_of
 from shared.settings import TelemetrySettings
 from shared.span_attributes import Attributes, group_attributes, messaging_attributes
 from shared.trace_context import (
@@ -37,7 +38,6 @@ from shared.trace_context import (
     line_share,
     line_trace,
     links_to,
-    span_context,
     traceparent_in,
 )
 from shared.trace_provider import LINKS_MAX, make_tracer_provider, process_resource
@@ -50,6 +50,7 @@ EXPORT_QUEUE_SPANS = 65_536
 EXPORT_TIMEOUT_S, CLOSE_TIMEOUT_S = 5.0, 2.0
 # Of failed lines, and of spans about groups of records, each kind.
 FAILURES_PER_SECOND, GROUPS_PER_SECOND = 500, 1
+_NO_SPAN = nullcontext()
 _OPERATION_TYPES = {"send": "send", "poll": "receive", "commit": "settle"}
 
 
@@ -75,7 +76,8 @@ class Telemetry:
         self._exporting: BatchSpanProcessor | None = None
         if exporter is not None:
             self._provider = make_tracer_provider(service, settings.sample_ratio)
-            self._exporting = BatchSpanProcessor(exporter, max_queue_size=EXPORT_QUEUE_SPANS)
+            records = RecordSpanExporter(exporter, self._provider.resource, SCOPE)
+            self._exporting = BatchSpanProcessor(records, max_queue_size=EXPORT_QUEUE_SPANS)
             self._provider.add_span_processor(self._exporting)
             # Set before an engine starts: vLLM's own spans then go through this provider.
             trace.set_tracer_provider(self._provider)
@@ -140,19 +142,13 @@ class Telemetry:
         """The trace of a line (0-based), or None if it is not in the sampled share."""
         return line_trace(batch_id, line) if self.traces_line(batch_id, line) else None
 
-    def keeps(self, traceparent: str | None) -> bool:
-        """Whether there is a span about the record that has this header: its trace is kept, as far as it says."""
-        return self.enabled and is_sampled(traceparent)
+    def begin(self, name: str, kind: SpanKind, attributes: TellAttributes, parent: str) -> RecordSpan | None:
+        """A span about the record that has this `traceparent`; None where its trace is not kept, as far as it says."""
+        return child_of(parent, name, kind, attributes) if self.enabled and is_sampled(parent) else None
 
-    def begin(self, name: str, kind: SpanKind, attributes: Attributes, parent: str) -> RecordSpan:
-        """A span about a record, inside the trace that `keeps` was asked about."""
-        context = span_context(parent)
-        assert context is not None
-        return child_of(context, name, kind, attributes)
-
-    def begin_line(self, found: LineTrace, name: str, attributes: Attributes, batch: str | None) -> RecordSpan:
+    def begin_line(self, found: LineTrace, name: str, attributes: TellAttributes, batch: str | None) -> RecordSpan:
         """The root span of a line's trace, linked to the `traceparent` of its batch."""
-        return root_of(found, name, SpanKind.PRODUCER, attributes, tuple(links_to(batch)))
+        return root_of(found, name, SpanKind.PRODUCER, attributes, (batch,) if batch else ())
 
     def end(
         self,
@@ -163,9 +159,10 @@ class Telemetry:
         ended_s: float | None = None,
     ) -> None:
         """Hand a span over to be exported; it ended now, or at a time in Unix seconds."""
-        if self._provider is not None and self._exporting is not None:
+        if self._exporting is not None:
             ended_ns = time.time_ns() if ended_s is None else int(ended_s * 1e9)
-            self._exporting.on_end(span.ended(self._provider.resource, SCOPE, attributes or {}, error, ended_ns))
+            ended = EndedSpan(span, attributes or {}, error, ended_ns)
+            self._exporting.on_end(cast("ReadableSpan", ended))  # which our exporter makes of it
 
     @contextmanager
     def kept(self, name: str, parent: Context | None, attributes: Attributes, *linked: str | None) -> Iterator[Span]:
@@ -181,26 +178,25 @@ class Telemetry:
         with self.tracer.start_as_current_span(name, parent, SpanKind.INTERNAL, attributes, links=links) as span:
             yield span
 
-    @contextmanager
     def records(
         self, operation: str, topic: str, traceparents: Sequence[str], num_records: int, parent: str | None = None
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[object]:
         """A span about several records that a client sends, polls or commits, linked to those that are traced.
 
         None where no record is traced, or when there were some a moment ago: the records' own spans tell of each.
         """
-        has_room = self.enabled and len(traceparents) > 0 and self._has_room_for(operation, GROUPS_PER_SECOND)
-        kept = list(filter(is_sampled, traceparents)) if has_room else []
+        if not (self.enabled and traceparents and self._has_room_for(operation, GROUPS_PER_SECOND)):
+            return _NO_SPAN
+        kept = list(filter(is_sampled, traceparents))
         if not kept:
-            yield
-            return
-        attributes = group_attributes(operation, _OPERATION_TYPES[operation], topic, num_records)
-        links = links_to(*kept[:LINKS_MAX])
-        context = context_from(parent) or Context()
-        with self.tracer.start_as_current_span(
-            f"{operation} {topic}", context, SpanKind.CLIENT, attributes, links=links
-        ):
-            yield
+            return _NO_SPAN
+        return self.tracer.start_as_current_span(
+            f"{operation} {topic}",
+            context_from(parent) or Context(),
+            SpanKind.CLIENT,
+            group_attributes(operation, _OPERATION_TYPES[operation], topic, num_records),
+            links=links_to(*kept[:LINKS_MAX]),
+        )
 
     def failure(
         self,
@@ -219,11 +215,12 @@ class Telemetry:
         """
         if not self.enabled or not self._has_room_for("failure", FAILURES_PER_SECOND):
             return
-        began_ns, context = int((began_s or 0.0) * 1e9), span_context(parent)
-        if context is not None and context.trace_flags.sampled:
-            span = child_of(context, name, SpanKind.INTERNAL, attributes, began_ns)
+        began_ns = int((began_s or 0.0) * 1e9)
+        if parent is not None and is_sampled(parent):
+            span = child_of(parent, name, SpanKind.INTERNAL, lambda: attributes, began_ns)
         else:
-            span = root_of(line, name, SpanKind.INTERNAL, attributes, tuple(links_to(parent)), began_ns)
+            links = (parent,) if parent else ()
+            span = root_of(line, name, SpanKind.INTERNAL, lambda: attributes, links, began_ns)
         self.end(span, error=error, ended_s=ended_s)
 
     def parked(self, topic: str, partition: int, offset: int, error: str, headers: Iterable[Header] | None) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 from aiokafka import TopicPartition
@@ -44,7 +45,7 @@ from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import CompletionHeaders, read_completion_headers
 from shared.record_spans import RecordSpan
 from shared.segment import Entry, Segment, SegmentBuilder, flush_due
-from shared.span_attributes import line_attributes, messaging_attributes
+from shared.span_attributes import processed_line
 from shared.telemetry import Telemetry
 from shared.topics import Topics, facet_key, partition_of
 
@@ -326,12 +327,15 @@ class PartitionCollector:
 
     def _trace(self, record: Record, headers: CompletionHeaders, verdict: object) -> None:
         traceparent = headers.traceparent
-        if traceparent is None or not self._telemetry.keeps(traceparent) or isinstance(verdict, Dropped):
+        if traceparent is None or isinstance(verdict, Dropped):
             return
-        attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
-        attributes |= line_attributes(headers.batch_id, headers.line)
-        self._traced.append(traceparent)
-        self._spans.append(self._telemetry.begin(f"process {record.topic}", SpanKind.CONSUMER, attributes, traceparent))
+        attributes = partial(
+            processed_line, record.topic, record.partition, record.offset, headers.batch_id, headers.line
+        )
+        span = self._telemetry.begin(f"process {record.topic}", SpanKind.CONSUMER, attributes, traceparent)
+        if span is not None:
+            self._traced.append(traceparent)
+            self._spans.append(span)
 
     async def _park(self, record: Record, reason: str) -> None:
         log.warning("record parked", reason=reason, **of_record(record))

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from functools import partial
 from typing import assert_never
 
 import msgspec
@@ -22,7 +23,9 @@ from shared.openai_batch import (
     REQUEST_EXPIRED_MESSAGE,
     operation_of,
 )
-from shared.span_attributes import request_attributes
+from shared.record_headers import RequestHeaders
+from shared.record_spans import child_of
+from shared.span_attributes import Attributes, request_attributes
 from shared.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
@@ -99,16 +102,19 @@ class LineRunner:
         return answered(job.headers, job.custom_id, job.request_id, answer, duplicate_errors=self._duplicate_errors)
 
     async def _traced(self, job: Job, request: EngineRequest) -> EngineResult:
-        if request.traceparent is None or not self._telemetry.keeps(request.traceparent):
+        if job.span is None:
             return await self._engine.answer(request)
         operation = operation_of(job.url)
-        attributes = request_attributes(job.headers, job.custom_id)
-        attributes |= generation_span.of_request(request.body, operation, self._engine.name, self._model)
-        name = f"{operation} {self._model}"
-        span = self._telemetry.begin(name, SpanKind.INTERNAL, attributes, request.traceparent)
+        asked = generation_span.of_request(request.body, operation, self._engine.name, self._model)
+        attributes = partial(_attributes, job.headers, job.custom_id, asked)
+        span = child_of(job.span.traceparent, f"{operation} {self._model}", SpanKind.INTERNAL, attributes)
         result = await self._engine.answer(msgspec.structs.replace(request, traceparent=span.traceparent))
         self._telemetry.end(span, generation_span.of_result(result), error=generation_span.error_of(result))
         return result
+
+
+def _attributes(headers: RequestHeaders, custom_id: str, asked: Attributes) -> Attributes:
+    return request_attributes(headers, custom_id) | asked
 
 
 def is_overdue(job: Job, now_s: float) -> bool:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 import structlog
@@ -36,7 +37,7 @@ from shared.record_headers import RequestHeaders, read_request_headers
 from shared.record_spans import RecordSpan
 from shared.replies import Replies
 from shared.result_records import is_reply, result_record
-from shared.span_attributes import messaging_attributes, request_attributes
+from shared.span_attributes import processed_request
 from shared.telemetry import Telemetry
 from shared.topics import Topics
 
@@ -226,13 +227,14 @@ class RequestFeed:
             pass
 
     def _open_span(self, record: Record, headers: RequestHeaders, custom_id: str) -> RecordSpan | None:
-        if headers.traceparent is None or not self._telemetry.keeps(headers.traceparent):
+        if headers.traceparent is None:
             return None
-        attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
-        attributes |= {"messaging.consumer.group.name": record.topic}
-        attributes |= request_attributes(headers, custom_id)
-        self._traced.append(headers.traceparent)
-        return self._telemetry.begin(f"process {record.topic}", SpanKind.CONSUMER, attributes, headers.traceparent)
+        topic = record.topic  # and the name of its group
+        attributes = partial(processed_request, topic, record.partition, record.offset, headers, custom_id, topic)
+        span = self._telemetry.begin(f"process {topic}", SpanKind.CONSUMER, attributes, headers.traceparent)
+        if span is not None:
+            self._traced.append(headers.traceparent)
+        return span
 
     async def _park(self, record: Record, reason: str) -> None:
         """Put a record that cannot be read on the dead-letter topic, with the reason, and be done with it."""

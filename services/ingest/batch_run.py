@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import structlog
@@ -24,7 +25,7 @@ from shared.object_store import ObjectStore, file_key
 from shared.openai_batch import decode_request_line, model_of_line
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, request_headers
-from shared.span_attributes import line_attributes, messaging_attributes
+from shared.span_attributes import created_line
 from shared.telemetry import Telemetry
 from shared.topics import Topic, Topics, facet_key, partition_of
 from shared.trace_context import line_trace
@@ -227,8 +228,8 @@ class BatchRun:
         if not self._traced_share.has(number):
             return None
         found = line_trace(created.id, number)
-        attributes = messaging_attributes("create", "create", topic.name, partition)
-        attributes |= line_attributes(created.id, number, decode_request_line(value).custom_id)
+        custom_id = decode_request_line(value).custom_id
+        attributes = partial(created_line, topic.name, partition, created.id, number, custom_id)
         self._telemetry.end(self._telemetry.begin_line(found, f"create {topic.name}", attributes, created.traceparent))
         self._traced.append(found.traceparent)
         return found.traceparent

@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 
 import msgspec
@@ -40,7 +41,7 @@ from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, admitted_headers, read_admitted_headers, request_headers
 from shared.replies import Replies
 from shared.result_records import is_reply, result_record
-from shared.span_attributes import messaging_attributes, request_attributes
+from shared.span_attributes import processed_request
 from shared.telemetry import Telemetry
 from shared.topics import Topics, admitted_key, partition_of
 
@@ -240,11 +241,12 @@ class Admission:
 
     def _traced(self, record: Record, headers: RequestHeaders, custom_id: str) -> RequestHeaders:
         """Continue the producer's trace."""
-        if headers.traceparent is None or not self._telemetry.keeps(headers.traceparent):
+        if headers.traceparent is None:
             return headers
-        attributes = messaging_attributes("process", "process", record.topic, record.partition, record.offset)
-        attributes |= request_attributes(headers, custom_id)
+        attributes = partial(processed_request, record.topic, record.partition, record.offset, headers, custom_id)
         span = self._telemetry.begin(f"process {record.topic}", SpanKind.CONSUMER, attributes, headers.traceparent)
+        if span is None:
+            return headers
         self._telemetry.end(span)
         return headers.with_traceparent(span.traceparent)
 

@@ -1,18 +1,29 @@
 """Which lines are traced, and how context travels."""
 
+import threading
 import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
 
 from shared.errors import ObjectExists
 from shared.logs import with_trace
 from shared.settings import TelemetrySettings
-from shared.span_attributes import line_attributes, messaging_attributes
+from shared.span_attributes import Attributes, line_attributes, messaging_attributes
 from shared.telemetry import FAILURES_PER_SECOND, GROUPS_PER_SECOND, Telemetry
-from shared.trace_context import context_from, is_sampled, line_trace, links_to, traceparent_in, traceparent_of
+from shared.trace_context import (
+    context_from,
+    is_sampled,
+    line_trace,
+    links_to,
+    span_context,
+    traceparent_in,
+    traceparent_of,
+)
 from shared.traced_store import TracedStore
 from tests.fakes import MemoryObjectStore
 
@@ -83,6 +94,36 @@ def parents(traced: Telemetry, number: int) -> list[str]:
     return [header for span in spans if (header := traceparent_of(span))]
 
 
+def test_span_about_a_record_is_put_together_when_it_is_exported() -> None:
+    traced, exporter = telemetry(1.0)
+    told: list[str] = []
+
+    def attributes() -> Attributes:
+        told.append(threading.current_thread().name)
+        return {"a": 1, "b": 2}
+
+    [parent] = parents(traced, 1)
+    span = traced.begin("process t", SpanKind.CONSUMER, attributes, parent)
+    assert span is not None
+    traced.end(span, {"b": 3}, error="http_500")
+    assert not told, "the thread that works on records does not"
+    traced.close()
+    assert len(told) == 1 and told != [threading.current_thread().name]
+    [found] = [span for span in exporter.get_finished_spans() if span.name == "process t"]
+    assert dict(found.attributes or {}) == {"a": 1, "b": 3, "error.type": "http_500"}
+    assert found.parent is not None and found.parent.is_remote
+    assert traceparent_of(NonRecordingSpan(found.context)) == span.traceparent
+
+
+def test_record_whose_trace_is_not_kept_has_no_span() -> None:
+    [parent] = parents(telemetry(1.0)[0], 1)
+    quiet = Telemetry("test", TelemetrySettings(sample_ratio=1.0))
+    assert quiet.begin("process t", SpanKind.CONSUMER, dict, parent) is None
+    traced, _ = telemetry(1.0)
+    for foreign in (parent[:-2] + "00", "garbage", ""):
+        assert traced.begin("process t", SpanKind.CONSUMER, dict, foreign) is None
+
+
 def test_group_of_records_has_one_span_with_a_link_to_each() -> None:
     traced, exporter = telemetry(1.0)
     batch, lines = parents(traced, 1)[0], parents(traced, 300)
@@ -147,9 +188,10 @@ def test_line_has_the_same_trace_whoever_writes_into_it() -> None:
     assert telemetry(0.0)[0].trace_of_line("b", 3) is None
     [batch] = parents(traced, 1)
     with traced.tracer.start_as_current_span("unrelated"):
-        traced.end(traced.begin_line(found, "create t", {}, batch))
-    assert traced.keeps(found.traceparent) and not traced.keeps(None)
-    traced.end(traced.begin("process t", SpanKind.CONSUMER, {}, found.traceparent), {"more": 1})
+        traced.end(traced.begin_line(found, "create t", dict, batch))
+    begun = traced.begin("process t", SpanKind.CONSUMER, dict, found.traceparent)
+    assert begun is not None and begun.traceparent.startswith(f"00-{found.trace_id.hex()}-")
+    traced.end(begun, {"more": 1})
     traced.close()
 
     spans = {span.name: span for span in exporter.get_finished_spans()}
@@ -223,7 +265,21 @@ def test_last_traceparent_of_a_record_counts() -> None:
     assert [is_sampled(f"{ids}-{flags}") for flags in ("00", "01", "03")] == [False, True, True]
     assert not any(map(is_sampled, (None, "", "garbage", f"00-{'0' * 32}-{'b' * 16}-01", f"ff{ids[2:]}-01")))
     later = f"01{ids[2:]}-01-"
-    assert is_sampled(later + "x" * 256) and not is_sampled(later + "x" * 257), "a bound, because they are remembered"
+    assert is_sampled(later + "x" * 256) and not is_sampled(later + "x" * 257)
+
+
+@given(
+    st.one_of(
+        st.text(alphabet="0f-\n", max_size=60),
+        st.from_regex(
+            r"(00|01|fe|ff|0G)-(0{32}|[0-9a-f]{32}|[0-9A-F]{31}g)-(0{16}|[0-9a-f]{16})-[0-9a-g]{2}(-x|x|\n)?"
+        ),
+    )
+)
+def test_sampled_is_what_has_a_context_that_says_so(traceparent: str) -> None:
+    found = span_context(traceparent)
+    assert is_sampled(traceparent) == (found is not None and found.trace_flags.sampled)
+    assert found is None or found.is_valid
 
 
 def test_line_of_the_log_names_the_trace_that_it_belongs_to() -> None:
