@@ -99,9 +99,18 @@ class RecordSpanExporter(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
-def child_of(parent: str, name: str, kind: SpanKind, attributes: TellAttributes, began_ns: int = 0) -> RecordSpan:
+def child_of(
+    parent: str,
+    name: str,
+    kind: SpanKind,
+    attributes: TellAttributes,
+    *,
+    links: tuple[str, ...] = (),
+    began_ns: int = 0,
+) -> RecordSpan:
     """A span inside the trace of a valid `traceparent`; begins now, or at a time in Unix nanoseconds."""
-    return RecordSpan(name, kind, trace_id_in(parent), _new_id(16), parent, attributes, (), began_ns or time.time_ns())
+    trace_id, span_id = trace_id_in(parent), _new_id(16)
+    return RecordSpan(name, kind, trace_id, span_id, parent, attributes, links, began_ns or time.time_ns())
 
 
 def root_of(
@@ -109,7 +118,8 @@ def root_of(
     name: str,
     kind: SpanKind,
     attributes: TellAttributes,
-    links: tuple[str, ...],
+    *,
+    links: tuple[str, ...] = (),
     began_ns: int = 0,
 ) -> RecordSpan:
     """The first span of a trace: of this line's, or of a new one; begins now, or at a time in Unix nanoseconds."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import cast
 
 from opentelemetry import metrics, trace
@@ -33,7 +34,6 @@ from shared.trace_context import (
     PLACES,
     LineShare,
     LineTrace,
-    context_from,
     is_sampled,
     line_share,
     line_trace,
@@ -148,7 +148,7 @@ class Telemetry:
 
     def begin_line(self, found: LineTrace, name: str, attributes: TellAttributes, batch: str | None) -> RecordSpan:
         """The root span of a line's trace, linked to the `traceparent` of its batch."""
-        return root_of(found, name, SpanKind.PRODUCER, attributes, (batch,) if batch else ())
+        return root_of(found, name, SpanKind.PRODUCER, attributes, links=(batch,) if batch else ())
 
     def end(
         self,
@@ -187,16 +187,27 @@ class Telemetry:
         """
         if not (self.enabled and traceparents and self._has_room_for(operation, GROUPS_PER_SECOND)):
             return _NO_SPAN
-        kept = list(filter(is_sampled, traceparents))
+        kept = tuple(filter(is_sampled, traceparents))[:LINKS_MAX]
         if not kept:
             return _NO_SPAN
-        return self.tracer.start_as_current_span(
-            f"{operation} {topic}",
-            context_from(parent) or Context(),
-            SpanKind.CLIENT,
-            group_attributes(operation, _OPERATION_TYPES[operation], topic, num_records),
-            links=links_to(*kept[:LINKS_MAX]),
-        )
+        name = f"{operation} {topic}"
+        attributes = partial(group_attributes, operation, _OPERATION_TYPES[operation], topic, num_records)
+        if parent is not None and is_sampled(parent):
+            span = child_of(parent, name, SpanKind.CLIENT, attributes, links=kept)
+        else:
+            span = root_of(None, name, SpanKind.CLIENT, attributes, links=kept)
+        return self._until_done(span)
+
+    @contextmanager
+    def _until_done(self, span: RecordSpan) -> Iterator[None]:
+        error = None
+        try:
+            yield
+        except Exception as failed:
+            error = type(failed).__name__
+            raise
+        finally:
+            self.end(span, error=error)
 
     def failure(
         self,
@@ -217,10 +228,10 @@ class Telemetry:
             return
         began_ns = int((began_s or 0.0) * 1e9)
         if parent is not None and is_sampled(parent):
-            span = child_of(parent, name, SpanKind.INTERNAL, lambda: attributes, began_ns)
+            span = child_of(parent, name, SpanKind.INTERNAL, lambda: attributes, began_ns=began_ns)
         else:
             links = (parent,) if parent else ()
-            span = root_of(line, name, SpanKind.INTERNAL, lambda: attributes, links, began_ns)
+            span = root_of(line, name, SpanKind.INTERNAL, lambda: attributes, links=links, began_ns=began_ns)
         self.end(span, error=error, ended_s=ended_s)
 
     def parked(self, topic: str, partition: int, offset: int, error: str, headers: Iterable[Header] | None) -> None:

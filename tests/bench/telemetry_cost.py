@@ -25,8 +25,8 @@ from tests.e2e.stack import Stack, submit_file, wait_for_end
 from tests.otlp_sink import serve_otlp_sink
 from tests.providers import start_kafka
 
-# Short rounds: a machine that others use too is fast and slow for seconds at a time.
-ROWS, BYTES, PAIRS, ROUNDS = 8_000, 2_000, 24, 3
+# Short rounds, of which the fastest counts: others on the machine slow it down for seconds at a time, up to twice.
+ROWS, BYTES, PAIRS, ROUNDS = 8_000, 2_000, 20, 6
 # No machine of ours was faster.
 ROWS_PER_SECOND_MAX = 10_000
 # As deploy/prometheus asks for.
@@ -72,7 +72,7 @@ def _round(stack: Stack, file_id: str, rows: int) -> Cost:
 
 
 class Pair(NamedTuple):
-    """What the one that tells and the silent one took, each the middle of its rounds; and its spans of a row."""
+    """What the one that tells and the silent one took, each in its fastest round; and its spans of a row."""
 
     loud: Cost
     quiet: Cost
@@ -125,11 +125,11 @@ def _measure_pair(broker: str, content: bytes, rows: int, rounds: int, *, is_qui
                     if number:  # the first one finds everything cold
                         costs[is_quiet].append(cost)
         num_spans = len(sink.spans)
-    return Pair(_middle(costs[False]), _middle(costs[True]), num_spans / (rows * (rounds + 1)))
+    return Pair(_best(costs[False]), _best(costs[True]), num_spans / (rows * (rounds + 1)))
 
 
-def _middle(costs: Sequence[Cost]) -> Cost:
-    return Cost(*map(statistics.median, zip(*costs, strict=True)))
+def _best(costs: Sequence[Cost]) -> Cost:
+    return Cost(max(cost.rows_per_second for cost in costs), min(cost.cpu_us for cost in costs))
 
 
 def _standard_error(values: Sequence[float]) -> float:
