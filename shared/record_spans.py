@@ -99,32 +99,27 @@ class RecordSpanExporter(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
-def child_of(
-    parent: str,
+def begin_span(
     name: str,
     kind: SpanKind,
     attributes: TellAttributes,
     *,
+    parent: str | None = None,
+    line: LineTrace | None = None,
     links: tuple[str, ...] = (),
     began_ns: int = 0,
 ) -> RecordSpan:
-    """A span inside the trace of a valid `traceparent`; begins now, or at a time in Unix nanoseconds."""
-    trace_id, span_id = trace_id_in(parent), _new_id(16)
+    """A span inside the trace of `parent`, a valid `traceparent`; without one the first of its line's, or of a new one.
+
+    Begins now, or at a time in Unix nanoseconds.
+    """
+    if parent is not None:
+        trace_id, span_id = trace_id_in(parent), _new_id(16)
+    elif line is not None:
+        trace_id, span_id = line.trace_id.hex(), line.span_id.hex()
+    else:
+        trace_id, span_id = _new_id(32), _new_id(16)
     return RecordSpan(name, kind, trace_id, span_id, parent, attributes, links, began_ns or time.time_ns())
-
-
-def root_of(
-    ids: LineTrace | None,
-    name: str,
-    kind: SpanKind,
-    attributes: TellAttributes,
-    *,
-    links: tuple[str, ...] = (),
-    began_ns: int = 0,
-) -> RecordSpan:
-    """The first span of a trace: of this line's, or of a new one; begins now, or at a time in Unix nanoseconds."""
-    trace_id, span_id = (ids.trace_id.hex(), ids.span_id.hex()) if ids else (_new_id(32), _new_id(16))
-    return RecordSpan(name, kind, trace_id, span_id, None, attributes, links, began_ns or time.time_ns())
 
 
 def _new_id(num_digits: int) -> str:

@@ -27,7 +27,7 @@ from shared.instruments import Distribution, Tally
 from shared.metric_names import Metric
 from shared.metric_page import PageReader
 from shared.record_headers import Header
-from shared.record_spans import EndedSpan, RecordSpan, RecordSpanExporter, TellAttributes, child_of, root_of
+from shared.record_spans import EndedSpan, RecordSpan, RecordSpanExporter, TellAttributes, begin_span
 from shared.settings import TelemetrySettings
 from shared.span_attributes import Attributes, group_attributes, messaging_attributes
 from shared.trace_context import (
@@ -144,11 +144,11 @@ class Telemetry:
 
     def begin(self, name: str, kind: SpanKind, attributes: TellAttributes, parent: str) -> RecordSpan | None:
         """A span about the record that has this `traceparent`; None where its trace is not kept, as far as it says."""
-        return child_of(parent, name, kind, attributes) if self.enabled and is_sampled(parent) else None
+        return begin_span(name, kind, attributes, parent=parent) if self.enabled and is_sampled(parent) else None
 
     def begin_line(self, found: LineTrace, name: str, attributes: TellAttributes, batch: str | None) -> RecordSpan:
         """The root span of a line's trace, linked to the `traceparent` of its batch."""
-        return root_of(found, name, SpanKind.PRODUCER, attributes, links=(batch,) if batch else ())
+        return begin_span(name, SpanKind.PRODUCER, attributes, line=found, links=(batch,) if batch else ())
 
     def end(
         self,
@@ -190,13 +190,11 @@ class Telemetry:
         kept = tuple(filter(is_sampled, traceparents))[:LINKS_MAX]
         if not kept:
             return _NO_SPAN
-        name = f"{operation} {topic}"
         attributes = partial(group_attributes, operation, _OPERATION_TYPES[operation], topic, num_records)
-        if parent is not None and is_sampled(parent):
-            span = child_of(parent, name, SpanKind.CLIENT, attributes, links=kept)
-        else:
-            span = root_of(None, name, SpanKind.CLIENT, attributes, links=kept)
-        return self._until_done(span)
+        parent = parent if is_sampled(parent) else None
+        return self._until_done(
+            begin_span(f"{operation} {topic}", SpanKind.CLIENT, attributes, parent=parent, links=kept)
+        )
 
     @contextmanager
     def _until_done(self, span: RecordSpan) -> Iterator[None]:
@@ -226,12 +224,16 @@ class Telemetry:
         """
         if not self.enabled or not self._has_room_for("failure", FAILURES_PER_SECOND):
             return
-        began_ns = int((began_s or 0.0) * 1e9)
-        if parent is not None and is_sampled(parent):
-            span = child_of(parent, name, SpanKind.INTERNAL, lambda: attributes, began_ns=began_ns)
-        else:
-            links = (parent,) if parent else ()
-            span = root_of(line, name, SpanKind.INTERNAL, lambda: attributes, links=links, began_ns=began_ns)
+        is_inside = is_sampled(parent)
+        span = begin_span(
+            name,
+            SpanKind.INTERNAL,
+            lambda: attributes,
+            parent=parent if is_inside else None,
+            line=line,
+            links=(parent,) if parent and not is_inside else (),
+            began_ns=int((began_s or 0.0) * 1e9),
+        )
         self.end(span, error=error, ended_s=ended_s)
 
     def parked(self, topic: str, partition: int, offset: int, error: str, headers: Iterable[Header] | None) -> None:

@@ -24,7 +24,7 @@ from shared.openai_batch import (
     operation_of,
 )
 from shared.record_headers import RequestHeaders
-from shared.record_spans import child_of
+from shared.record_spans import begin_span
 from shared.span_attributes import Attributes, request_attributes
 from shared.telemetry import Telemetry
 
@@ -107,7 +107,8 @@ class LineRunner:
         operation = operation_of(job.url)
         asked = generation_span.of_request(request.body, operation, self._engine.name, self._model)
         attributes = partial(_attributes, job.headers, job.custom_id, asked)
-        span = child_of(job.span.traceparent, f"{operation} {self._model}", SpanKind.INTERNAL, attributes)
+        name = f"{operation} {self._model}"
+        span = begin_span(name, SpanKind.INTERNAL, attributes, parent=job.span.traceparent)
         result = await self._engine.answer(msgspec.structs.replace(request, traceparent=span.traceparent))
         self._telemetry.end(span, generation_span.of_result(result), error=generation_span.error_of(result))
         return result

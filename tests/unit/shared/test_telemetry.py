@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanKind, StatusCode, get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from shared.errors import ObjectExists
 from shared.logs import with_trace
@@ -264,22 +266,35 @@ def test_last_traceparent_of_a_record_counts() -> None:
     ids = f"00-{'a' * 32}-{'b' * 16}"
     assert [is_sampled(f"{ids}-{flags}") for flags in ("00", "01", "03")] == [False, True, True]
     assert not any(map(is_sampled, (None, "", "garbage", f"00-{'0' * 32}-{'b' * 16}-01", f"ff{ids[2:]}-01")))
+    assert not any(map(is_sampled, (f"{ids}-01-x", f"{ids[:36]}{'0' * 16}-01", f"{ids}-01\n", f" {ids}-01")))
     later = f"01{ids[2:]}-01-"
     assert is_sampled(later + "x" * 256) and not is_sampled(later + "x" * 257)
 
 
 @given(
-    st.one_of(
-        st.text(alphabet="0f-\n", max_size=60),
-        st.from_regex(
-            r"(00|01|fe|ff|0G)-(0{32}|[0-9a-f]{32}|[0-9A-F]{31}g)-(0{16}|[0-9a-f]{16})-[0-9a-g]{2}(-x|x|\n)?"
-        ),
+    st.from_regex(
+        r"(00|01|fe|ff|0G)-(0{32}|[0-9a-f]{32}|[0-9A-F]{31}g)-(0{16}|[0-9a-f]{16})-[0-9a-f]{2}(-x|-|x)?", fullmatch=True
     )
 )
-def test_sampled_is_what_has_a_context_that_says_so(traceparent: str) -> None:
-    found = span_context(traceparent)
-    assert is_sampled(traceparent) == (found is not None and found.trace_flags.sampled)
-    assert found is None or found.is_valid
+def test_traceparent_is_read_as_the_client_reads_it(traceparent: str) -> None:
+    context = TraceContextTextMapPropagator().extract({"traceparent": traceparent}, Context())
+    theirs = get_current_span(context).get_span_context()
+    assert (span_context(traceparent) or INVALID_SPAN_CONTEXT) == theirs
+    assert is_sampled(traceparent) == (theirs.is_valid and theirs.trace_flags.sampled)
+
+
+@given(st.text(alphabet="0f-\n", max_size=60))
+def test_what_is_no_traceparent_is_not_sampled(text: str) -> None:
+    assert span_context(text) is None and not is_sampled(text)
+
+
+def test_group_that_was_not_sent_is_an_error() -> None:
+    traced, exporter = telemetry(1.0)
+    with pytest.raises(OSError, match="away"), traced.records("send", "t", parents(traced, 1), 1):
+        raise OSError("away")
+    traced.close()
+    [span] = [span for span in exporter.get_finished_spans() if span.name == "send t"]
+    assert span.status.status_code is StatusCode.ERROR and (span.attributes or {})["error.type"] == "OSError"
 
 
 def test_line_of_the_log_names_the_trace_that_it_belongs_to() -> None:
