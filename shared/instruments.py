@@ -6,7 +6,7 @@ are added up here, and the client gets the totals when somebody looks at them, s
 
 import threading
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -55,6 +55,16 @@ class _Point:
     total: float = 0.0
 
 
+def _fill(counts: list[int], bounds: Sequence[float], ordered: Sequence[float]) -> None:
+    """Add values in ascending order to the buckets, each up to its bound; half the work of a look-up for each value."""
+    placed, last = 0, bisect_left(bounds, ordered[-1])
+    for bucket in range(bisect_left(bounds, ordered[0]), last):
+        end = bisect_right(ordered, bounds[bucket], placed)
+        counts[bucket] += end - placed
+        placed = end
+    counts[last] += len(ordered) - placed
+
+
 class Distribution:
     """A histogram; the client has no observable one, so whoever reads its metrics adds this one's (`metric_page`).
 
@@ -73,18 +83,18 @@ class Distribution:
         self.record_all((value,), labels)
 
     def record_all(self, values: Sequence[float], labels: Mapping[str, str] = _NO_LABELS) -> None:
-        """Values that have the same labels; from any thread."""
+        """Values that have the same labels; from any thread. One below 0, of clocks that differ, counts as 0."""
         if not self.is_read or not values:
             return
-        key, bounds = _key_of(labels), self._metric.buckets
+        key, bounds, ordered = _key_of(labels), self._metric.buckets, sorted(values)
+        if ordered[0] < 0:
+            ordered = [max(0.0, value) for value in ordered]
         with self._lock:
             point = self._points.get(key)
             if point is None:
                 point = self._points[key] = _Point([0] * (len(bounds) + 1))
-            counts = point.counts
-            for value in values:
-                counts[bisect_left(bounds, value)] += 1
-            point.total += sum(values)
+            _fill(point.counts, bounds, ordered)
+            point.total += sum(ordered)
 
     def data(self) -> MetricData:
         """All values so far."""

@@ -5,6 +5,7 @@ and kept for a share of the lines. The share is a function of (batch, line), so 
 lines that are not traced cost nothing. Messaging names follow semantic conventions 1.44.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,6 @@ from typing import cast
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Metric as MetricData
@@ -26,8 +26,10 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 from shared.instruments import Distribution, Tally
 from shared.metric_names import Metric
 from shared.metric_page import PageReader
+from shared.otlp_exporter import OtlpExporter
+from shared.otlp_spans import SpanEncoder
 from shared.record_headers import Header
-from shared.record_spans import EndedSpan, RecordSpan, RecordSpanExporter, TellAttributes, begin_span
+from shared.record_spans import EndedSpan, RecordSpan, TellAttributes, begin_span
 from shared.settings import TelemetrySettings
 from shared.span_attributes import Attributes, group_attributes, messaging_attributes
 from shared.trace_context import (
@@ -46,8 +48,8 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 # Of all spans and metrics that are not a library's.
 SCOPE = InstrumentationScope("headrace", schema_url=SCHEMA_URL)
 EXPORT_QUEUE_SPANS = 65_536
-# Of one export with its repetitions; and of the last ones, which a process that stops waits for.
-EXPORT_TIMEOUT_S, CLOSE_TIMEOUT_S = 5.0, 2.0
+# Of the last exports, which a process that stops waits for.
+CLOSE_TIMEOUT_S = 2.0
 # Of failed lines, and of spans about groups of records, each kind.
 FAILURES_PER_SECOND, GROUPS_PER_SECOND = 500, 1
 _NO_SPAN = nullcontext()
@@ -70,14 +72,13 @@ class Telemetry:
     ) -> None:
         self._provider: TracerProvider | None = None
         if exporter is None and settings.otlp_endpoint:
-            endpoint = settings.otlp_endpoint.rstrip("/") + "/v1/traces"
-            exporter = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_TIMEOUT_S)
+            encoder = SpanEncoder(process_resource(service), SCOPE)
+            exporter = OtlpExporter(settings.otlp_endpoint, encoder, os.environ)
         self._exporter = exporter
         self._exporting: BatchSpanProcessor | None = None
         if exporter is not None:
             self._provider = make_tracer_provider(service, settings.sample_ratio)
-            records = RecordSpanExporter(exporter, self._provider.resource, SCOPE)
-            self._exporting = BatchSpanProcessor(records, max_queue_size=EXPORT_QUEUE_SPANS)
+            self._exporting = BatchSpanProcessor(exporter, max_queue_size=EXPORT_QUEUE_SPANS)
             self._provider.add_span_processor(self._exporting)
             # Set before an engine starts: vLLM's own spans then go through this provider.
             trace.set_tracer_provider(self._provider)
@@ -162,7 +163,7 @@ class Telemetry:
         if self._exporting is not None:
             ended_ns = time.time_ns() if ended_s is None else int(ended_s * 1e9)
             ended = EndedSpan(span, attributes or {}, error, ended_ns)
-            self._exporting.on_end(cast("ReadableSpan", ended))  # which our exporter makes of it
+            self._exporting.on_end(cast("ReadableSpan", ended))  # our exporter knows both
 
     @contextmanager
     def kept(self, name: str, parent: Context | None, attributes: Attributes, *linked: str | None) -> Iterator[Span]:

@@ -98,6 +98,12 @@ def span_context(traceparent: str | None) -> SpanContext | None:
     return SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
 
 
+def ids_in(traceparent: str | None) -> tuple[bytes, bytes] | None:
+    """The ids of the trace and of the span that a `traceparent` names, 16 and 8 bytes; None where it is none."""
+    found = _TRACEPARENT.fullmatch(traceparent) if traceparent and len(traceparent) <= _TRACEPARENT_MAX else None
+    return None if found is None else (bytes.fromhex(found[1]), bytes.fromhex(found[2]))
+
+
 def trace_id_in(traceparent: str) -> str:
     """The id of its trace, 32 hex digits, in one that is valid."""
     return traceparent[3:35]

@@ -74,7 +74,7 @@ class WorkerMetrics:
             if not self._duration.is_read:
                 continue
             inside = [each for each in members if each.entered_at > 0]  # the engine had them
-            self._wait.record_all([max(0.0, each.entered_at - each.job.sent_at) for each in inside], line)
+            self._wait.record_all([each.entered_at - each.job.sent_at for each in inside], line)
             self._time(inside, topic, self._generation(url), error)
 
     def _count_tokens(self, done: Sequence[Done], labels: dict[str, str]) -> None:
@@ -88,7 +88,7 @@ class WorkerMetrics:
 
     def _time(self, done: Sequence[Done], topic: str, labels: dict[str, str], error: str) -> None:
         now = time.time()
-        processed = [max(0.0, now - each.job.fetched_at) for each in done]
+        processed = [now - each.job.fetched_at for each in done]
         self._process.record_all(processed, messaging_labels("process", topic))
         self._duration.record_all([each.left_at - each.entered_at for each in done], labels | {"error_type": error})
         timed = [(each.times, each.completion.usage.output_tokens - 1) for each in done if each.times is not None]

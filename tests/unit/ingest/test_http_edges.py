@@ -6,7 +6,6 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import APIRouter, Request
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.ingest.api.body import BODY_BYTES_MAX, read_body
 from services.ingest.api.upload_form import read_upload
@@ -15,6 +14,7 @@ from shared.errors import UnavailableError
 from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry
 from tests.fakes import QUIET
+from tests.memory_spans import MemorySpanExporter
 
 FILE_MAX, BATCH_MAX = 5_000, 2_000
 
@@ -136,7 +136,7 @@ async def test_every_failure_has_the_envelope(client: httpx2.AsyncClient) -> Non
 
 
 async def test_failure_of_ours_is_in_a_trace_although_its_call_is_not() -> None:
-    exporter = InMemorySpanExporter()
+    exporter = MemorySpanExporter()
     telemetry = Telemetry("test", TelemetrySettings(sample_ratio=0.0), exporter)
     transport = httpx2.ASGITransport(app=application(telemetry), raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://test/v1") as client:

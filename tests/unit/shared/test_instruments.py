@@ -3,6 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.metrics import CallbackOptions
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Histogram
@@ -47,6 +50,18 @@ def test_what_nobody_reads_is_not_kept() -> None:
     assert not list(tally.observe(CallbackOptions()))
     data = distribution.data().data
     assert isinstance(data, Histogram) and not data.data_points
+
+
+@given(st.lists(st.sampled_from([*WAIT.buckets]) | st.floats(-1.0, 4.0), min_size=1, max_size=50))
+def test_each_value_is_in_the_first_bucket_that_holds_it(values: list[float]) -> None:
+    distribution = Distribution(WAIT)
+    distribution.record_all(values)
+    data = distribution.data().data
+    assert isinstance(data, Histogram)
+    [point] = data.data_points
+    found = [sum(max(0.0, value) <= bound for value in values) for bound in (*WAIT.buckets, float("inf"))]
+    assert point.bucket_counts == tuple(b - a for a, b in zip([0, *found], found, strict=False))
+    assert point.sum == pytest.approx(sum(max(0.0, value) for value in values))
 
 
 def test_values_are_in_the_bucket_whose_upper_bound_they_do_not_pass() -> None:

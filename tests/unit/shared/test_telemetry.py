@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanKind, StatusCode, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -28,10 +27,11 @@ from shared.trace_context import (
 )
 from shared.traced_store import TracedStore
 from tests.fakes import MemoryObjectStore
+from tests.memory_spans import MemorySpanExporter
 
 
-def telemetry(ratio: float) -> tuple[Telemetry, InMemorySpanExporter]:
-    exporter = InMemorySpanExporter()
+def telemetry(ratio: float) -> tuple[Telemetry, MemorySpanExporter]:
+    exporter = MemorySpanExporter()
     return Telemetry("test", TelemetrySettings(sample_ratio=ratio), exporter), exporter
 
 

@@ -1,0 +1,106 @@
+"""How do spans get to a collector? OTLP over HTTP 1.10, with its rules about trying again. SHELL.
+
+The standard variables say what a collector wants: `OTEL_EXPORTER_OTLP_HEADERS`, `…_CERTIFICATE`,
+`…_CLIENT_CERTIFICATE`, `…_CLIENT_KEY` and `…_COMPRESSION`, each also as `OTEL_EXPORTER_OTLP_TRACES_…`.
+"""
+
+import gzip
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+import structlog
+import urllib3
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.util.re import parse_env_headers
+from urllib3.exceptions import HTTPError
+
+from shared.errors import SetupError
+from shared.otlp_spans import SpanEncoder
+from shared.record_spans import EndedSpan
+
+log = structlog.get_logger(__name__)
+
+# Of one export with its repetitions; and between the first two of them, on average, doubled each time.
+EXPORT_TIMEOUT_S, RETRY_BASE_S = 5.0, 0.2
+TRIES_MAX = 6
+RETRYABLE = (429, 502, 503, 504)
+
+
+class OtlpExporter(SpanExporter):
+    """Posts spans of ours, and those of the client; the client's processor calls it on a thread of its own.
+
+    Raises SetupError when a variable cannot be followed.
+    """
+
+    def __init__(self, endpoint: str, encoder: SpanEncoder, environment: Mapping[str, str]) -> None:
+        self._url = endpoint.rstrip("/") + "/v1/traces"
+        self._encoder = encoder
+        said = {name: _said(environment, name) for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")}
+        self._pool = urllib3.PoolManager(
+            ca_certs=said["CERTIFICATE"], cert_file=said["CLIENT_CERTIFICATE"], key_file=said["CLIENT_KEY"]
+        )
+        self._headers = {"content-type": "application/x-protobuf", "user-agent": "headrace"}
+        self._headers |= parse_env_headers(_said(environment, "HEADERS") or "", liberal=True)
+        self._is_compressed = _is_compressed(_said(environment, "COMPRESSION"))
+        if self._is_compressed:
+            self._headers["content-encoding"] = "gzip"
+        self._over = threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send all of them in one request; those that nobody took in time are given up, and logged."""
+        ours = [span for span in spans if isinstance(span, EndedSpan)]
+        others = [span for span in spans if not isinstance(span, EndedSpan)]
+        body = self._encoder.request(ours) + (encode_spans(others).SerializeToString() if others else b"")
+        reason = self._send(gzip.compress(body) if self._is_compressed else body)
+        if reason is None:
+            return SpanExportResult.SUCCESS
+        log.warning("spans not exported", num_spans=len(spans), reason=reason)
+        return SpanExportResult.FAILURE
+
+    def _send(self, body: bytes) -> str | None:
+        """Why it was not taken, None = it was."""
+        deadline = time.monotonic() + EXPORT_TIMEOUT_S
+        for tries in range(TRIES_MAX):
+            reason, wait_s = self._try(body, deadline - time.monotonic())
+            if reason is None or wait_s is None:
+                return reason
+            wait_s = max(wait_s, RETRY_BASE_S * 2**tries * random.uniform(0.8, 1.2))
+            if time.monotonic() + wait_s > deadline or self._over.wait(wait_s):
+                return reason
+        return reason
+
+    def _try(self, body: bytes, timeout_s: float) -> tuple[str | None, float | None]:
+        """Why it was not taken, None = it was; and how long to wait before it is tried again, None = it is not."""
+        try:
+            answer = self._pool.request(
+                "POST", self._url, body=body, headers=self._headers, retries=False, timeout=max(timeout_s, 0.001)
+            )
+            if answer.status < 300:
+                return None, None
+            wait_s = urllib3.Retry().get_retry_after(answer) or 0.0 if answer.status in RETRYABLE else None
+            return f"the collector answers {answer.status}", wait_s
+        except HTTPError as error:
+            return f"{type(error).__name__}: {error}", 0.0
+
+    def shutdown(self) -> None:
+        """End what is tried again."""
+        self._over.set()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the interface names it
+        """Nothing is held here."""
+        return True
+
+
+def _said(environment: Mapping[str, str], name: str) -> str | None:
+    of_traces = environment.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}")
+    return of_traces or environment.get(f"OTEL_EXPORTER_OTLP_{name}") or None
+
+
+def _is_compressed(said: str | None) -> bool:
+    if said not in (None, "none", "gzip"):
+        raise SetupError(f"OTEL_EXPORTER_OTLP_COMPRESSION is {said!r}: none and gzip are known")
+    return said == "gzip"
