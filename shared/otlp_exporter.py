@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import structlog
 import urllib3
@@ -39,9 +40,10 @@ class OtlpExporter(SpanExporter):
     def __init__(self, endpoint: str, encoder: SpanEncoder, environment: Mapping[str, str]) -> None:
         self._url = endpoint.rstrip("/") + "/v1/traces"
         self._encoder = encoder
-        said = {name: _said(environment, name) for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")}
         self._pool = urllib3.PoolManager(
-            ca_certs=said["CERTIFICATE"], cert_file=said["CLIENT_CERTIFICATE"], key_file=said["CLIENT_KEY"]
+            ca_certs=_file(environment, "CERTIFICATE"),
+            cert_file=_file(environment, "CLIENT_CERTIFICATE"),
+            key_file=_file(environment, "CLIENT_KEY"),
         )
         self._headers = {"content-type": "application/x-protobuf", "user-agent": "headrace"}
         self._headers |= parse_env_headers(_said(environment, "HEADERS") or "", liberal=True)
@@ -63,31 +65,37 @@ class OtlpExporter(SpanExporter):
 
     def _send(self, body: bytes) -> str | None:
         """Why it was not taken, None = it was."""
-        deadline = time.monotonic() + EXPORT_TIMEOUT_S
+        deadline, reason = time.monotonic() + EXPORT_TIMEOUT_S, "the process stops"
         for tries in range(TRIES_MAX):
-            reason, wait_s = self._try(body, deadline - time.monotonic())
-            if reason is None or wait_s is None:
+            if self._over.is_set():
                 return reason
-            wait_s = max(wait_s, RETRY_BASE_S * 2**tries * random.uniform(0.8, 1.2))
-            if time.monotonic() + wait_s > deadline or self._over.wait(wait_s):
+            failed, wait_s = self._try(body, deadline - time.monotonic())
+            if failed is None or wait_s is None:
+                return failed
+            reason, wait_s = failed, max(wait_s, RETRY_BASE_S * 2**tries * random.uniform(0.8, 1.2))
+            if time.monotonic() + wait_s > deadline:
                 return reason
+            self._over.wait(wait_s)
         return reason
 
     def _try(self, body: bytes, timeout_s: float) -> tuple[str | None, float | None]:
         """Why it was not taken, None = it was; and how long to wait before it is tried again, None = it is not."""
+        timeout = urllib3.Timeout(total=max(timeout_s, 0.001))
         try:
             answer = self._pool.request(
-                "POST", self._url, body=body, headers=self._headers, retries=False, timeout=max(timeout_s, 0.001)
+                "POST", self._url, body=body, headers=self._headers, retries=False, timeout=timeout
             )
             if answer.status < 300:
                 return None, None
-            wait_s = urllib3.Retry().get_retry_after(answer) or 0.0 if answer.status in RETRYABLE else None
-            return f"the collector answers {answer.status}", wait_s
-        except HTTPError as error:
+            reason = f"the collector answers {answer.status}"
+            if answer.status not in RETRYABLE:
+                return reason, None
+            return reason, urllib3.Retry().get_retry_after(answer) or 0.0
+        except (HTTPError, OSError) as error:
             return f"{type(error).__name__}: {error}", 0.0
 
     def shutdown(self) -> None:
-        """End what is tried again."""
+        """End what is tried again; nothing is sent any more."""
         self._over.set()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the interface names it
@@ -98,6 +106,13 @@ class OtlpExporter(SpanExporter):
 def _said(environment: Mapping[str, str], name: str) -> str | None:
     of_traces = environment.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}")
     return of_traces or environment.get(f"OTEL_EXPORTER_OTLP_{name}") or None
+
+
+def _file(environment: Mapping[str, str], name: str) -> str | None:
+    path = _said(environment, name)
+    if path is not None and not Path(path).is_file():
+        raise SetupError(f"OTEL_EXPORTER_OTLP_{name} names {path!r}, which is no file")
+    return path
 
 
 def _is_compressed(said: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""What does a span about a record look like on the wire? PURE: OTLP's protobuf, `opentelemetry/proto/trace/v1` 1.10.
+"""What does a span about a record look like on the wire? OTLP's protobuf, `opentelemetry/proto/trace/v1` 1.10.
 
 The client builds an object for each attribute and value before it writes them, 60 us a span between other work, and
 most of what tracing cost. A message is its fields one after the other, so these are joined as bytes.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,7 +136,18 @@ def test_nothing_is_waited_for_once_it_is_over() -> None:
         sends.shutdown()
         assert sends.export([span("x")]) == FAILED
 
+    assert not there.bodies
+
+
+def test_waiting_ends_when_it_is_over() -> None:
+    began = time.monotonic()
+    with collector(*[503] * 10, retry_after="4") as there:
+        sends = exporter(there.address)
+        threading.Timer(0.5, sends.shutdown).start()
+        assert sends.export([span("x")]) == FAILED
+
     assert len(there.bodies) == 1
+    assert time.monotonic() - began < 4
 
 
 def test_collector_that_is_away_is_a_failure_not_an_exception() -> None:
@@ -161,6 +173,27 @@ def test_standard_variables_are_followed() -> None:
     assert there.headers[0]["x-scope"] == "team"
     assert there.headers[0]["content-encoding"] == "gzip"
     assert names(gzip.decompress(there.bodies[0])) == ["x"]
+
+
+def test_files_of_certificates_are_followed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr("urllib3.PoolManager", lambda **options: made.append(options))
+    for name in ("authority", "certificate", "key"):
+        (tmp_path / name).touch()
+    exporter(
+        "https://collector:4318",
+        OTEL_EXPORTER_OTLP_CERTIFICATE=f"{tmp_path}/authority",
+        OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE=f"{tmp_path}/certificate",
+        OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY=f"{tmp_path}/key",
+    )
+
+    files = {"ca_certs": "authority", "cert_file": "certificate", "key_file": "key"}
+    assert made == [{option: f"{tmp_path}/{name}" for option, name in files.items()}]
+
+
+def test_certificate_that_is_not_there_is_refused() -> None:
+    with pytest.raises(SetupError, match="OTEL_EXPORTER_OTLP_CERTIFICATE names '/nowhere'"):
+        exporter("https://127.0.0.1:1", OTEL_EXPORTER_OTLP_CERTIFICATE="/nowhere")
 
 
 def test_unknown_compression_is_refused() -> None:
