@@ -7,8 +7,10 @@ conditional write in its 7.2 line; every server that honours the header answers 
 import asyncio
 import io
 import os
+import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -17,12 +19,21 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error
 
-from shared.errors import ObjectExists, ObjectNotFound, ObjectStoreError, SetupError, UnavailableError
+from shared.errors import (
+    HeadraceError,
+    ObjectExists,
+    ObjectNotFound,
+    ObjectStoreError,
+    SetupError,
+    UnavailableError,
+)
 from shared.object_store import CHUNK_BYTES, download
 from shared.settings import StoreSettings
 
 T = TypeVar("T")
 _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchObject"})
+# What the client raises when it cannot read an answer at all.
+_NOT_S3 = (UnicodeDecodeError, ET.ParseError)
 _MAX_CONNECTIONS_EXTRA = 2
 PUT_BYTES_MAX = 5 * 1024**3
 ASK_TIMEOUT_S = 3.0
@@ -133,14 +144,8 @@ class S3Store:
         def guarded() -> T:
             try:
                 return work()
-            except S3Error as error:
-                if error.code in _MISSING:
-                    raise ObjectNotFound(f"no object {error.object_name}") from None
-                if error.response.status >= 500:
-                    raise UnavailableError(f"object store: {error.code}: {error.message}") from error
-                raise ObjectStoreError(f"{error.code}: {error.message} ({error.object_name})") from error
-            except urllib3.exceptions.HTTPError as error:
-                raise UnavailableError(f"object store: {type(error).__name__}: {error}") from error
+            except (MinioException, urllib3.exceptions.HTTPError, *_NOT_S3) as error:
+                raise _as_ours(error) from error
 
         return await asyncio.get_running_loop().run_in_executor(pool or self._pool, guarded)
 
@@ -158,7 +163,7 @@ class S3Store:
         response = self._http.request("PUT", url, body=body, headers=headers)
         if response.status == 412:
             raise ObjectExists(f"{key} exists")
-        if response.status == 409 or response.status >= 500:
+        if response.status == 409 or _may_pass(response.status):
             raise UnavailableError(f"object store answered {response.status} to the creation of {key}")
         if response.status != 200:
             raise ObjectStoreError(
@@ -185,6 +190,23 @@ class S3Store:
         finally:
             response.close()
             response.release_conn()
+
+
+def _as_ours(error: Exception) -> HeadraceError:
+    """What the caller can do about an error of the client (see shared/errors.py).
+
+    Only an S3Error is the store's own word: a HEAD has no body, and what stands before a store answers in HTML.
+    """
+    if not isinstance(error, S3Error):
+        return UnavailableError(f"object store: {type(error).__name__}: {error}")
+    if error.code in _MISSING:
+        return ObjectNotFound(f"no object {error.object_name}")
+    kind = UnavailableError if _may_pass(error.response.status) else ObjectStoreError
+    return kind(f"object store: {error.code}: {error.message} ({error.object_name})")
+
+
+def _may_pass(status: int) -> bool:
+    return status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def _connections(number: int, timeout_s: float) -> urllib3.PoolManager:

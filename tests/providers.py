@@ -38,6 +38,8 @@ _IMAGES = {
     "versity": "versity/versitygw:v1.8.0",
     "jaeger": "jaegertracing/jaeger:2.20.0",
 }
+# `live` answers 200 while every request is still refused.
+_MINIO_READY = "/minio/health/cluster"
 
 
 @dataclass
@@ -138,14 +140,14 @@ def start_minio() -> Server:
         return Server("given", given)
     env = {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY}
     if docker_answers():
-        return _start_container("minio", env, 9000, "server /data")
+        return _start_container("minio", env, 9000, "server /data", _MINIO_READY)
     program = binary("minio")
     if not program.is_file():
         raise NotAvailableError("no Docker engine and no minio binary in the cache (make tools)")
     folder, port = Path(tempfile.mkdtemp(prefix="headrace-minio-")), free_port()
     command = [str(program), "server", "--quiet", "--address", f"127.0.0.1:{port}", str(folder / "data")]
     process = _spawn(command, folder / "log", env | {"MINIO_BROWSER": "off"})
-    _wait(lambda: _answers(f"http://127.0.0.1:{port}/minio/health/live"), "minio", process, folder / "log")
+    _wait(lambda: _answers(f"http://127.0.0.1:{port}{_MINIO_READY}"), "minio", process, folder / "log")
     return Server("process", f"http://127.0.0.1:{port}", stop=_ender(process, folder))
 
 
@@ -222,7 +224,7 @@ exporters:
 """
 
 
-def _start_container(name: str, env: dict[str, str], port: int, command: str) -> Server:
+def _start_container(name: str, env: dict[str, str], port: int, command: str, ready: str | None = None) -> Server:
     from testcontainers.core.container import DockerContainer
 
     container = DockerContainer(_IMAGES[name]).with_exposed_ports(port).with_command(command)
@@ -230,8 +232,9 @@ def _start_container(name: str, env: dict[str, str], port: int, command: str) ->
         container = container.with_env(key, value)
     container.start()
     host, mapped = container.get_container_host_ip(), int(container.get_exposed_port(port))
-    _wait(lambda: _connects(host, mapped), name, None, None)
-    return Server("docker", f"http://{host}:{mapped}", stop=container.stop)
+    address = f"http://{host}:{mapped}"
+    _wait(lambda: _answers(f"{address}{ready}") if ready else _connects(host, mapped), name, None, None)
+    return Server("docker", address, stop=container.stop)
 
 
 def _spawn(command: list[str], log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -286,7 +289,7 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2):
             return True
-    except urllib.error.HTTPError:
-        return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500
     except OSError:
         return False

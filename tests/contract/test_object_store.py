@@ -5,15 +5,19 @@ import errno
 import io
 import os
 import secrets
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from shared.errors import ObjectExists, ObjectNotFound, SetupError
+from shared.errors import HeadraceError, ObjectExists, ObjectNotFound, ObjectStoreError, SetupError, UnavailableError
 from shared.object_store import CHUNK_BYTES, ObjectStore, probe
 from shared.open_store import open_store
+from shared.s3_store import S3Store
 from shared.settings import StoreSettings
 from tests.conftest import server
 from tests.fakes import MemoryObjectStore
@@ -209,6 +213,75 @@ async def test_wrong_keys_are_one_sentence(tmp_path: Path) -> None:
 
     with pytest.raises(SetupError, match="check keys"):
         await open_store(settings)
+
+
+S3_BUSY = b"<Error><Code>SlowDown</Code><Message>later</Message></Error>"
+
+
+@contextmanager
+def answering(status: int, content_type: str, body: bytes) -> Iterator[str]:
+    """The address of a server that says the same to every request, as a load balancer does without its store."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    for method in ("GET", "HEAD", "PUT", "DELETE"):
+        setattr(Answer, f"do_{method}", Answer.answer)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.server_port}"
+        finally:
+            listening.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type", "body", "expected"),
+    [
+        (503, "application/xml", S3_BUSY, UnavailableError),
+        (503, "application/xml", b"<Error><Code>Slow", UnavailableError),
+        (502, "text/html", b"<html>Bad Gateway</html>", UnavailableError),
+        (502, "text/html", "Zeitüberschreitung".encode("latin-1"), UnavailableError),
+        (500, "application/xml", b"", UnavailableError),
+        (429, "text/plain", b"slow down", UnavailableError),
+        (403, "application/xml", b"<Error><Code>AccessDenied</Code></Error>", ObjectStoreError),
+    ],
+)
+async def test_what_the_store_or_its_proxy_refuses_is_one_of_our_errors(
+    status: int, content_type: str, body: bytes, expected: type[HeadraceError]
+) -> None:
+    with answering(status, content_type, body) as endpoint:
+        keys = {"s3_access_key": SecretStr(ACCESS_KEY), "s3_secret_key": SecretStr(SECRET_KEY)}
+        store = S3Store("bucket", StoreSettings(url="s3://bucket", s3_endpoint=endpoint, **keys))
+        asked: list[Callable[[], Awaitable[object]]] = [
+            lambda: store.create("a", b"x"),
+            lambda: store.read("a"),
+            lambda: store.size("a"),
+            lambda: store.keys("a"),
+            lambda: store.delete("a"),
+            lambda: store.concatenate("a", ["b"]),
+            lambda: read_all(store, "a"),
+            store.ask,
+        ]
+        for ask in asked:
+            with pytest.raises(expected):
+                await ask()
+        with pytest.raises(SetupError):
+            await store.open()
+        await store.close()
 
 
 async def test_file_on_another_disk_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
