@@ -12,7 +12,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from shared.record_spans import EndedSpan
-from shared.trace_context import ids_in
+from shared.trace_context import ids_in, span_id_in
 
 _BYTE = [bytes([number]) for number in range(128)]
 _TIMES = struct.Struct("<cQcQ")
@@ -44,15 +44,14 @@ def _span(ended: EndedSpan) -> bytes:
     span, attributes = ended.span, ended.span.attributes() | ended.attributes
     if ended.error is not None:
         attributes["error.type"] = ended.error
-    parent = ids_in(span.parent)
     return b"".join(
         (
             b"\x0a\x10",
             bytes.fromhex(span.trace_id),
             b"\x12\x08",
             bytes.fromhex(span.span_id),
-            b"" if parent is None else b"\x22\x08" + parent[1],
-            _text(b"\x2a", span.name),
+            b"" if span.parent is None else b"\x22\x08" + bytes.fromhex(span_id_in(span.parent)),
+            _name(b"\x2a", span.name),
             b"\x30",
             _BYTE[span.kind.value + 1],  # the wire's kinds begin with one that is not specified
             _TIMES.pack(b"\x39", span.began_ns, b"\x41", ended.ended_ns),
@@ -60,7 +59,7 @@ def _span(ended: EndedSpan) -> bytes:
             *[_link(ids) for link in span.links if (ids := ids_in(link))],
             _field(b"\x7a", _NO_STATUS if ended.error is None else _ERROR),
             b"\x85\x01",
-            _LOCAL if parent is None else _REMOTE,
+            _LOCAL if span.parent is None else _REMOTE,
         )
     )
 
@@ -71,7 +70,17 @@ def _link(ids: tuple[bytes, bytes]) -> bytes:
 
 
 def _attributes(tag: bytes, pairs: Iterable[tuple[str, object]]) -> bytes:
-    return b"".join([_field(tag, _key(key) + _field(b"\x12", _value(value))) for key, value in pairs])
+    return b"".join(
+        [_known(tag, key, value) if type(value) is str else _attribute(tag, key, value) for key, value in pairs]
+    )
+
+
+def _attribute(tag: bytes, key: str, value: object) -> bytes:
+    return _field(tag, _key(key) + _field(b"\x12", _value(value)))
+
+
+# Of the texts of a span all but its custom id are those of many.
+_known = lru_cache(maxsize=1_000)(_attribute)
 
 
 @lru_cache(maxsize=1_000)
@@ -101,9 +110,14 @@ def _text(tag: bytes, text: str) -> bytes:
     return _field(tag, text.encode(errors="replace")) if text else b""
 
 
+# Most spans have one of a few names.
+_name = lru_cache(maxsize=1_000)(_text)
+
+
 def _field(tag: bytes, value: bytes) -> bytes:
     """A field that has a length."""
-    return tag + _varint(len(value)) + value
+    length = len(value)
+    return tag + (_BYTE[length] if length < 128 else _varint(length)) + value
 
 
 def _varint(number: int) -> bytes:

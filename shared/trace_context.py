@@ -109,6 +109,11 @@ def trace_id_in(traceparent: str) -> str:
     return traceparent[3:35]
 
 
+def span_id_in(traceparent: str) -> str:
+    """The id of its span, 16 hex digits, in one that is valid."""
+    return traceparent[36:52]
+
+
 def traceparent_of(span: trace.Span) -> str | None:
     """The W3C header of a span, or None for one that belongs to no trace."""
     found = span.get_span_context()
