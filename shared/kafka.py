@@ -26,6 +26,8 @@ from shared.topics import RECORD_BYTES_MAX
 
 log = structlog.get_logger(__name__)
 
+# How long a broker may hold a fetch of who works through a log: what else is there may have to wait for it.
+WORK_FETCH_WAIT_MS = 500
 FETCH_BYTES_PER_PARTITION = 2 * RECORD_BYTES_MAX
 PRODUCER_BATCH_BYTES = 256 * 1024
 STOP_TIMEOUT_S = 10.0
@@ -91,6 +93,16 @@ def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
         "rebalance_timeout_ms": int(settings.rebalance_timeout_s * 1000),
         "check_crcs": True,
     }
+
+
+def work_options(settings: KafkaSettings) -> dict[str, Any]:
+    """As `consumer_options`, for many partitions whose records wait in the client until there is room for them.
+
+    A client asks a broker for one thing at a time: while the broker holds a fetch of the partitions that were read to
+    their ends, the client cannot ask for more of the others. So it holds it for a shorter time.
+    """
+    held_ms = min(settings.fetch_max_wait_ms, WORK_FETCH_WAIT_MS)
+    return consumer_options(settings) | {"fetch_max_wait_ms": held_ms}
 
 
 def make_producer(settings: KafkaSettings) -> AIOKafkaProducer:

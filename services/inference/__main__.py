@@ -155,10 +155,7 @@ class WorkerProcess:
         limits = WindowLimits.of(engine.num_slots, worker.window)
         group_offsets, control = GroupOffsets(kafka), LogReader(kafka)
         claims = ClaimStore(lambda: open_store(store), store.inline_bytes_max)
-        assigned = {
-            name: self._assigned_log(self._topics.requests(worker.model, name).name, group_offsets, limits)
-            for name in REQUEST_CLASSES
-        }
+        assigned = {name: self._assigned_log(name, group_offsets, limits) for name in REQUEST_CLASSES}
         try:
             self._assigned = tuple(assigned.values())
             settle_heap()
@@ -190,14 +187,15 @@ class WorkerProcess:
             await group_offsets.close()
             await stop_client(producer)
 
-    def _assigned_log(self, topic: str, group_offsets: GroupOffsets, limits: WindowLimits) -> AssignedLog:
+    def _assigned_log(self, request_class: str, group_offsets: GroupOffsets, limits: WindowLimits) -> AssignedLog:
         """The group of a topic has its name."""
         kafka, worker = self._settings.kafka, self._worker
+        topic = self._topics.requests(worker.model, request_class).name
         instance_id = worker.worker_id if worker.static_member else None
         return AssignedLog(
             settings=kafka,
             topic=topic,
-            new_consumer=lambda: make_group_consumer(kafka, topic, instance_id),
+            new_consumer=lambda: make_group_consumer(kafka, topic, instance_id, request_class),
             group_offsets=group_offsets,
             num_held_max=limits.cap + max(limits.cap, LOOK_AHEAD_MAX),
         )

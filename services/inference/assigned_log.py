@@ -19,10 +19,11 @@ from aiokafka.structs import OffsetAndMetadata
 from services.inference.offset_tracker import OffsetTracker
 from shared.errors import HeadraceError, UnavailableError
 from shared.group_offsets import GroupOffsets
-from shared.kafka import KAFKA_ERRORS, consumer_options, start_client, stop_client
+from shared.kafka import KAFKA_ERRORS, consumer_options, start_client, stop_client, work_options
 from shared.log_reader import Record
 from shared.partition_note import PartitionNote, decode_note, encode_note
 from shared.settings import KafkaSettings
+from shared.topics import BATCH
 
 log = structlog.get_logger(__name__)
 
@@ -38,10 +39,13 @@ class EndlessRebalance(HeadraceError):
     """The group rebalances without end; probably two members carry the same static id."""
 
 
-def make_group_consumer(settings: KafkaSettings, group: str, instance_id: str | None) -> AIOKafkaConsumer:
-    """The consumer of a worker's group."""
+def make_group_consumer(
+    settings: KafkaSettings, group: str, instance_id: str | None, request_class: str = BATCH
+) -> AIOKafkaConsumer:
+    """The consumer of a worker's group; of interactive lines none wait in the client, so their fetches may be held."""
+    options = work_options(settings) if request_class == BATCH else consumer_options(settings)
     return AIOKafkaConsumer(
-        **consumer_options(settings),
+        **options,
         group_id=group,
         group_instance_id=instance_id,
         auto_offset_reset="earliest",

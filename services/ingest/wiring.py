@@ -48,7 +48,7 @@ from services.ingest.uploads import Uploads
 from services.ingest.validation import Validation
 from services.ingest.view_feed import ViewFeed
 from shared.claim_store import ClaimStore
-from shared.kafka import consumer_options
+from shared.kafka import work_options
 from shared.log_reader import LogReader
 from shared.object_store import ObjectStore
 from shared.openai_batch import ENDPOINTS
@@ -224,7 +224,7 @@ def make_admission(s: IngestSettings, topics: Topics, ports: Ports, roles: Roles
 
     def new_consumer() -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
-            **consumer_options(kafka),
+            **work_options(kafka),
             group_id=topics.admission_group,
             group_instance_id=s.ingest.instance_id or None,
             auto_offset_reset="earliest",

@@ -15,7 +15,7 @@ from services.inference import assigned_log
 from services.inference.settings import WorkerSettings
 from shared import kafka, publisher
 from shared.errors import UnavailableError
-from shared.kafka import consumer_options, make_log_consumer, make_producer
+from shared.kafka import WORK_FETCH_WAIT_MS, consumer_options, make_log_consumer, make_producer
 from shared.publisher import OutgoingRecord, Publisher
 from shared.settings import KafkaSettings
 from shared.topics import RECORD_BYTES_MAX, Topics
@@ -74,6 +74,19 @@ def test_nothing_is_committed_or_reset_behind_our_back(monkeypatch: pytest.Monke
     for options in (log, worker):
         assert options["enable_auto_commit"] is False
         assert options["max_poll_interval_ms"] == 2**31 - 1, "time between polls is ours to watch"
+
+
+def test_drained_partitions_hold_up_the_others_for_a_short_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fetch at a time: that of drained partitions stands between a worker and the rest of its queue."""
+
+    def held(request_class: str, settings: KafkaSettings = SETTINGS) -> int:
+        def make() -> object:
+            return assigned_log.make_group_consumer(settings, "g", None, request_class)
+
+        return int(arguments_of(monkeypatch, "AIOKafkaConsumer", make)["fetch_max_wait_ms"])
+
+    assert held("batch") == WORK_FETCH_WAIT_MS < held("interactive") == SETTINGS.fetch_max_wait_ms
+    assert held("batch", KafkaSettings(fetch_max_wait_ms=20)) == 20
 
 
 def test_producer_waits_for_all_replicas_and_is_not_idempotent(monkeypatch: pytest.MonkeyPatch) -> None:
