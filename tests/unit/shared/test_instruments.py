@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics.export import Histogram
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import REGISTRY
 
-from shared.instruments import Distribution, Tally
+from shared.instruments import NOTED_MAX, Distribution, Tally
 from shared.metric_names import FILE_BYTES, Metric
 from shared.metric_page import PageReader
 from shared.settings import TelemetrySettings
@@ -41,6 +41,16 @@ def test_labels_are_the_same_in_any_order() -> None:
     tally.add(5)
     found = {tuple(observation.attributes or ()): observation.value for observation in tally.observe(CallbackOptions())}
     assert found == {("a", "b"): 3, (): 5}
+
+
+def test_few_are_kept_until_they_are_added_up() -> None:
+    tally, distribution = Tally(), Distribution(WAIT)
+    for number in range(5 * NOTED_MAX + 3):
+        tally.add(number)
+        distribution.record_all([1.0, 2.0])
+        assert max(len(tally._noted), len(distribution._noted)) < NOTED_MAX
+    data = distribution.data().data
+    assert isinstance(data, Histogram) and data.data_points[0].count == 2 * (5 * NOTED_MAX + 3)
 
 
 def test_what_nobody_reads_is_not_kept() -> None:
