@@ -32,7 +32,7 @@ RETRYABLE = (429, 502, 503, 504)
 
 
 class OtlpExporter(SpanExporter):
-    """Posts spans of ours, and those of the client; the client's processor calls it on a thread of its own.
+    """Posts spans of ours, and those of the client; called on a thread of its own (`span_queue`).
 
     Raises SetupError when a variable cannot be followed.
     """

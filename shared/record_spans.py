@@ -5,17 +5,20 @@ thousands of records that are not traced, where every call costs several times w
 parsed, looked up or put together here: that is done for many at once, on the thread that exports them.
 """
 
-import random
+import os
 import time
 from collections.abc import Callable
-from typing import ClassVar
 
 import msgspec
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import SpanKind
 
 from shared.span_attributes import Attributes
 from shared.trace_context import LineTrace, trace_id_in
 
+# So many ids are drawn at once: of one alone, the work is the ways to the generator and to writing a number in hex.
+IDS_AT_ONCE = 1_024
+_ids: list[str] = []
+os.register_at_fork(after_in_child=_ids.clear)
 # Asked for when the span is exported. What it refers to lives until then, so no bodies of requests or answers.
 TellAttributes = Callable[[], Attributes]
 
@@ -45,8 +48,6 @@ class EndedSpan(msgspec.Struct, frozen=True):
     attributes: Attributes
     error: str | None
     ended_ns: int
-    # All that the client's processor asks before it takes a span: is it sampled?
-    context: ClassVar = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
 
 def begin_span(
@@ -64,13 +65,19 @@ def begin_span(
     Begins now, or at a time in Unix nanoseconds.
     """
     if parent is not None:
-        trace_id, span_id = trace_id_in(parent), _new_id(16)
+        trace_id, span_id = trace_id_in(parent), _new_id()
     elif line is not None:
-        trace_id, span_id = line.trace_id.hex(), line.span_id.hex()
+        trace_id, span_id = line.trace_id, line.span_id
     else:
-        trace_id, span_id = _new_id(32), _new_id(16)
+        trace_id, span_id = _new_id() + _new_id(), _new_id()
     return RecordSpan(name, kind, trace_id, span_id, parent, attributes, links, began_ns or time.time_ns())
 
 
-def _new_id(num_digits: int) -> str:
-    return f"{random.getrandbits(4 * num_digits) or 1:0{num_digits}x}"  # zero is no id
+def _new_id() -> str:
+    """16 hex digits; zero, which is no id, comes once in 2**64 times."""
+    try:
+        return _ids.pop()
+    except IndexError:
+        digits = os.urandom(8 * IDS_AT_ONCE).hex()
+        _ids.extend(digits[start : start + 16] for start in range(16, len(digits), 16))
+        return digits[:16]

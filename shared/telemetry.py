@@ -11,15 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import cast
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Metric as MetricData
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Span, SpanKind, Tracer
 
@@ -32,6 +31,7 @@ from shared.record_headers import Header
 from shared.record_spans import EndedSpan, RecordSpan, TellAttributes, begin_span
 from shared.settings import TelemetrySettings
 from shared.span_attributes import Attributes, group_attributes, messaging_attributes
+from shared.span_queue import SpanQueue
 from shared.trace_context import (
     PLACES,
     LineShare,
@@ -47,12 +47,13 @@ from shared.trace_provider import LINKS_MAX, make_tracer_provider, process_resou
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 # Of all spans and metrics that are not a library's.
 SCOPE = InstrumentationScope("headrace", schema_url=SCHEMA_URL)
-EXPORT_QUEUE_SPANS = 65_536
 # Of the last exports, which a process that stops waits for.
 CLOSE_TIMEOUT_S = 2.0
 # Of failed lines, and of spans about groups of records, each kind.
 FAILURES_PER_SECOND, GROUPS_PER_SECOND = 500, 1
 _NO_SPAN = nullcontext()
+# An enumeration looks its members up, at each use.
+_CONSUMER, _PRODUCER = SpanKind.CONSUMER, SpanKind.PRODUCER
 _OPERATION_TYPES = {"send": "send", "poll": "receive", "commit": "settle"}
 
 
@@ -75,11 +76,11 @@ class Telemetry:
             encoder = SpanEncoder(process_resource(service), SCOPE)
             exporter = OtlpExporter(settings.otlp_endpoint, encoder, os.environ)
         self._exporter = exporter
-        self._exporting: BatchSpanProcessor | None = None
+        self._ended: SpanQueue | None = None
         if exporter is not None:
             self._provider = make_tracer_provider(service, settings.sample_ratio)
-            self._exporting = BatchSpanProcessor(exporter, max_queue_size=EXPORT_QUEUE_SPANS)
-            self._provider.add_span_processor(self._exporting)
+            self._ended = SpanQueue(exporter)
+            self._provider.add_span_processor(self._ended)
             # Set before an engine starts: vLLM's own spans then go through this provider.
             trace.set_tracer_provider(self._provider)
         self._share = int(settings.sample_ratio * PLACES) if self._provider else 0
@@ -143,13 +144,20 @@ class Telemetry:
         """The trace of a line (0-based), or None if it is not in the sampled share."""
         return line_trace(batch_id, line) if self.traces_line(batch_id, line) else None
 
-    def begin(self, name: str, kind: SpanKind, attributes: TellAttributes, parent: str) -> RecordSpan | None:
-        """A span about the record that has this `traceparent`; None where its trace is not kept, as far as it says."""
-        return begin_span(name, kind, attributes, parent=parent) if self.enabled and is_sampled(parent) else None
+    def begin_process(
+        self, topic: str, attributes: TellAttributes, parent: str, began_ns: int = 0
+    ) -> RecordSpan | None:
+        """A span about the work on a record that has this `traceparent`; began now, or at a time in Unix nanoseconds.
+
+        None where its trace is not kept, as far as it says.
+        """
+        if self._ended is None or not is_sampled(parent):
+            return None
+        return begin_span(f"process {topic}", _CONSUMER, attributes, parent=parent, began_ns=began_ns)
 
     def begin_line(self, found: LineTrace, name: str, attributes: TellAttributes, batch: str | None) -> RecordSpan:
         """The root span of a line's trace, linked to the `traceparent` of its batch."""
-        return begin_span(name, SpanKind.PRODUCER, attributes, line=found, links=(batch,) if batch else ())
+        return begin_span(name, _PRODUCER, attributes, line=found, links=(batch,) if batch else ())
 
     def end(
         self,
@@ -157,13 +165,11 @@ class Telemetry:
         attributes: Attributes | None = None,
         *,
         error: str | None = None,
-        ended_s: float | None = None,
+        ended_ns: int = 0,
     ) -> None:
-        """Hand a span over to be exported; it ended now, or at a time in Unix seconds."""
-        if self._exporting is not None:
-            ended_ns = time.time_ns() if ended_s is None else int(ended_s * 1e9)
-            ended = EndedSpan(span, attributes or {}, error, ended_ns)
-            self._exporting.on_end(cast("ReadableSpan", ended))  # our exporter knows both
+        """Hand a span over to be exported; it ended now, or at a time in Unix nanoseconds."""
+        if self._ended is not None:
+            self._ended.put(EndedSpan(span, attributes or {}, error, ended_ns or time.time_ns()))
 
     @contextmanager
     def kept(self, name: str, parent: Context | None, attributes: Attributes, *linked: str | None) -> Iterator[Span]:
@@ -235,7 +241,7 @@ class Telemetry:
             links=(parent,) if parent and not is_inside else (),
             began_ns=int((began_s or 0.0) * 1e9),
         )
-        self.end(span, error=error, ended_s=ended_s)
+        self.end(span, error=error, ended_ns=int((ended_s or 0.0) * 1e9))
 
     def parked(self, topic: str, partition: int, offset: int, error: str, headers: Iterable[Header] | None) -> None:
         """A span about a record that becomes a dead letter; the letter has the headers, and so the same trace."""

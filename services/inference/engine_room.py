@@ -140,7 +140,9 @@ class EngineRoom:
         if isinstance(result, EngineDead):
             self._die(result.reason)
         elif not self._abandoned:
-            self._finish(Done(job, result.completion, entered_at, time.time(), result.tries, result.times))
+            self._finish(
+                Done(job, result.completion, entered_at, time.time(), result.tries, result.times, result.traced)
+            )
 
     def _finish(self, done: Done) -> None:
         self._done.append(done)

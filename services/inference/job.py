@@ -4,7 +4,7 @@ import msgspec
 from aiokafka import TopicPartition
 
 from services.inference.completion import Completion
-from services.inference.engine import EngineTimes
+from services.inference.engine import EngineResult, EngineTimes
 from shared.record_headers import RequestHeaders
 from shared.record_spans import RecordSpan
 from shared.topics import INTERACTIVE
@@ -39,12 +39,21 @@ class Job(msgspec.Struct, frozen=True):
         return self.headers.request_class == INTERACTIVE
 
 
+class TracedTry(msgspec.Struct, frozen=True):
+    """One time that the engine was asked for a line that is traced; it answered at a time in Unix nanoseconds."""
+
+    span: RecordSpan
+    result: EngineResult
+    ended_ns: int
+
+
 class Run(msgspec.Struct, frozen=True):
     """How a job ended in the engine, which was asked so many times; `times` is what it says of the last."""
 
     completion: Completion
     tries: int = 0
     times: EngineTimes | None = None
+    traced: tuple[TracedTry, ...] = ()
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -56,3 +65,4 @@ class Done(msgspec.Struct, frozen=True):
     left_at: float = 0.0
     tries: int = 0
     times: EngineTimes | None = None
+    traced: tuple[TracedTry, ...] = ()

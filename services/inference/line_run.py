@@ -10,10 +10,10 @@ import msgspec
 import structlog
 from opentelemetry.trace import SpanKind
 
-from services.inference import generation_span
 from services.inference.completion import Completion, answered, unanswered
 from services.inference.engine import Answer, Engine, EngineDead, EngineRequest, EngineResult, Retry
-from services.inference.job import Job, Run
+from services.inference.generation_trace import tell_tries
+from services.inference.job import Job, Run, TracedTry
 from shared.guesses import CANCELLED_MESSAGE
 from shared.openai_batch import (
     CANCELLED_CODE,
@@ -23,9 +23,8 @@ from shared.openai_batch import (
     REQUEST_EXPIRED_MESSAGE,
     operation_of,
 )
-from shared.record_headers import RequestHeaders
 from shared.record_spans import begin_span
-from shared.span_attributes import Attributes, request_attributes
+from shared.span_attributes import request_attributes
 from shared.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
@@ -35,6 +34,8 @@ DEADLINE_MARGIN_S = 60.0
 RETRY_BASE_S, RETRY_MAX_S = 0.2, 10.0
 # Cancelled batches that are remembered, oldest forgotten first; forgetting one only wastes its lines.
 CANCELLED_MAX = 10_000
+# An enumeration looks its members up, at each use.
+_INTERNAL = SpanKind.INTERNAL
 _EXPIRED = {False: (EXPIRED_CODE, EXPIRED_MESSAGE), True: (REQUEST_EXPIRED_CODE, REQUEST_EXPIRED_MESSAGE)}
 
 
@@ -69,21 +70,22 @@ class LineRunner:
     async def run(self, job: Job, request: EngineRequest) -> Run | EngineDead:
         """Ask until there is an answer, or a reason not to."""
         refusal = self.refusal(job)
-        tries = 0
+        tries, traced = 0, list[TracedTry]()
         while refusal is None:
-            result = await self._traced(job, request)
+            result = await (self._engine.answer(request) if job.span is None else self._trace(job, request, traced))
             tries += 1
             if refusal := self.refusal(job):
                 break
             match result:
                 case Answer():
-                    return Run(self._answered(job, result), tries, result.times)
+                    return Run(self._answered(job, result), tries, result.times, tuple(traced))
                 case EngineDead():
+                    tell_tries(self._telemetry, job, tuple(traced), provider=self._engine.name, model=self._model)
                     return result
                 case Retry(reason=reason, last=last):
                     # Without anything to settle for this is an outage: wait it out, burn no record.
                     if last is not None and tries >= self._tries:
-                        return Run(self._answered(job, last), tries)
+                        return Run(self._answered(job, last), tries, traced=tuple(traced))
                     log.warning(
                         "engine busy, trying again",
                         reason=reason,
@@ -96,26 +98,19 @@ class LineRunner:
                     refusal = self.refusal(job)
                 case _:
                     assert_never(result)
-        return Run(refusal, tries)
+        return Run(refusal, tries, traced=tuple(traced))
 
     def _answered(self, job: Job, answer: Answer) -> Completion:
         return answered(job.headers, job.custom_id, job.request_id, answer, duplicate_errors=self._duplicate_errors)
 
-    async def _traced(self, job: Job, request: EngineRequest) -> EngineResult:
-        if job.span is None:
-            return await self._engine.answer(request)
-        operation = operation_of(job.url)
-        asked = generation_span.of_request(request.body, operation, self._engine.name, self._model)
-        attributes = partial(_attributes, job.headers, job.custom_id, asked)
-        name = f"{operation} {self._model}"
-        span = begin_span(name, SpanKind.INTERNAL, attributes, parent=job.span.traceparent)
+    async def _trace(self, job: Job, request: EngineRequest, traced: list[TracedTry]) -> EngineResult:
+        """Ask in a span of its own, which is the parent of the engine's."""
+        attributes = partial(request_attributes, job.headers, job.custom_id)
+        name = f"{operation_of(job.url)} {self._model}"
+        span = begin_span(name, _INTERNAL, attributes, parent=job.headers.traceparent)
         result = await self._engine.answer(msgspec.structs.replace(request, traceparent=span.traceparent))
-        self._telemetry.end(span, generation_span.of_result(result), error=generation_span.error_of(result))
+        traced.append(TracedTry(span, result, time.time_ns()))
         return result
-
-
-def _attributes(headers: RequestHeaders, custom_id: str, asked: Attributes) -> Attributes:
-    return request_attributes(headers, custom_id) | asked
 
 
 def is_overdue(job: Job, now_s: float) -> bool:

@@ -18,6 +18,7 @@ from aiokafka import TopicPartition
 from services.inference.assigned_log import AssignedLog
 from services.inference.engine_room import EngineRoom
 from services.inference.finished_record import finished_record
+from services.inference.generation_trace import tell_tries
 from services.inference.heartbeat import WorkerIdentity, WorkerLoad, heartbeat
 from services.inference.in_flight import InFlight
 from services.inference.job import Done
@@ -159,6 +160,7 @@ class Worker:
             await self._publish(small, [self._record(d) for d in small])
 
     async def _publish(self, done: Sequence[Done], records: Sequence[OutgoingRecord]) -> None:
+        self._trace_tries(done)
         traced = [d.job.headers.traceparent for d in done if d.job.span is not None and d.job.headers.traceparent]
         parent = traced[0] if len(done) == len(traced) == 1 else None
         with self._telemetry.records("send", records[0].topic if records else "", traced, len(records), parent):
@@ -166,11 +168,19 @@ class Worker:
             await self._replies.send_all([r for r in records if is_reply(r)])
         for d in done:
             self._by_topic[d.job.tp.topic].finish(d.job.tp, d.job.offset)
-            self._trace(d)
+        for d in done:  # those that are traced one after the other: alone, each takes several times as long
+            if d.job.span is not None or not d.completion.succeeded:
+                self._trace(d)
         self._to_commit.set()
         self._metrics.count(done)
         self._in_flight.remove([d.job for d in done])
         self._throughput.note(len(done), time.monotonic(), is_idle=not self._in_flight.total)
+
+    def _trace_tries(self, done: Sequence[Done]) -> None:
+        provider, model = self._identity.engine, self._identity.model
+        for d in done:
+            if d.traced:
+                tell_tries(self._telemetry, d.job, d.traced, provider=provider, model=model)
 
     def _trace(self, done: Done) -> None:
         """End a line's span; a line that failed is in a trace even if it was not to be."""

@@ -70,7 +70,7 @@ class LineStories:
         produced = await self._record_of(view.created.id, number, segment[0]) if segment else None
         failed = segment is not None and segment[1].kind == "failed"
         traced = self._telemetry.enabled and (failed or self._telemetry.traces_line(view.created.id, number))
-        trace_id = line_trace(view.created.id, number).trace_id.hex() if traced else None
+        trace_id = line_trace(view.created.id, number).trace_id if traced else None
         return story(view, custom_id, Found(number, trace_id, segment, produced), self._trace_url)
 
     async def _number_of(self, view: BatchView, custom_id: str) -> int:

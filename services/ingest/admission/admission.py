@@ -17,7 +17,6 @@ from itertools import count
 import msgspec
 import structlog
 from aiokafka import TopicPartition
-from opentelemetry.trace import SpanKind
 
 from services.ingest.admission.batch_record import LINE, BatchEvent, read_event
 from services.ingest.admission.group_log import GroupLog, Held, TakeOver, Unreadable
@@ -244,7 +243,7 @@ class Admission:
         if headers.traceparent is None:
             return headers
         attributes = partial(processed_request, record.topic, record.partition, record.offset, headers, custom_id)
-        span = self._telemetry.begin(f"process {record.topic}", SpanKind.CONSUMER, attributes, headers.traceparent)
+        span = self._telemetry.begin_process(record.topic, attributes, headers.traceparent)
         if span is None:
             return headers
         self._telemetry.end(span)

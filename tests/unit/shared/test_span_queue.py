@@ -1,0 +1,101 @@
+"""Spans wait in a queue with a limit, and all of them are exported once."""
+
+from collections.abc import Sequence
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+
+from shared import span_queue
+from shared.record_spans import EndedSpan, begin_span
+from shared.span_queue import SpanQueue
+
+
+class Exports(SpanExporter):
+    """Keeps the names of each export; the first `num_failing` fail."""
+
+    def __init__(self, num_failing: int = 0) -> None:
+        self.found: list[list[str]] = []
+        self.num_failing = num_failing
+        self.is_shut = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if self.num_failing:
+            self.num_failing -= 1
+            raise OSError("away")
+        self.found.append([span.span.name if isinstance(span, EndedSpan) else span.name for span in spans])
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        self.is_shut = True
+
+    @property
+    def names(self) -> list[str]:
+        return [name for names in self.found for name in names]
+
+
+def ended(name: str) -> EndedSpan:
+    return EndedSpan(begin_span(name, SpanKind.CLIENT, dict), {}, None, 1)
+
+
+def fill(queue: SpanQueue, number: int) -> list[str]:
+    names = [f"s{n}" for n in range(number)]
+    for name in names:
+        queue.put(ended(name))
+    return names
+
+
+def test_all_are_exported_in_order_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(span_queue, "EXPORT_SPANS", 10)
+    monkeypatch.setattr(span_queue, "LOOK_INTERVAL_S", 60.0)
+    exports = Exports()
+    queue = SpanQueue(exports)
+    names = fill(queue, 25)
+    queue.shutdown()
+    assert exports.names == names and exports.is_shut
+    assert [len(found) for found in exports.found] == [10, 10, 5]
+
+
+def test_export_that_fails_loses_its_own_spans_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(span_queue, "EXPORT_SPANS", 10)
+    monkeypatch.setattr(span_queue, "LOOK_INTERVAL_S", 60.0)
+    exports = Exports(num_failing=1)
+    queue = SpanQueue(exports)
+    names = fill(queue, 25)
+    queue.shutdown()
+    assert exports.names == names[10:]
+
+
+def test_of_too_many_the_oldest_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(span_queue, "WAITING_MAX", 20)
+    monkeypatch.setattr(span_queue, "LOOK_INTERVAL_S", 60.0)
+    exports = Exports()
+    queue = SpanQueue(exports)
+    names = fill(queue, 25)
+    queue.shutdown()
+    assert exports.names == names[5:]
+
+
+def test_many_do_not_wait_and_few_wait_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(span_queue, "EXPORT_SPANS", 10)
+    monkeypatch.setattr(span_queue, "LOOK_INTERVAL_S", 0.01)
+    exports = Exports()
+    queue = SpanQueue(exports)
+    fill(queue, 9)
+    assert not queue._over.wait(0.2) and not exports.found, "five seconds are not over"
+    fill(queue, 1)
+    assert not queue._over.wait(0.5) and len(exports.names) == 10
+    fill(queue, 3)
+    assert queue.force_flush() and len(exports.names) == 13
+    queue.shutdown()
+
+
+@pytest.mark.parametrize(("flags", "number"), [(TraceFlags.SAMPLED, 1), (TraceFlags.DEFAULT, 0)])
+def test_of_the_clients_spans_those_that_are_sampled_are_exported(flags: int, number: int) -> None:
+    exports = Exports()
+    queue = SpanQueue(exports)
+    context = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(flags))
+    queue.on_end(ReadableSpan("GET /", context))
+    queue.shutdown()
+    assert exports.names == ["GET /"] * number
