@@ -8,8 +8,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
 
 import structlog
 from aiokafka import TopicPartition
@@ -18,6 +16,7 @@ from services.collector.auditor import Auditor
 from services.collector.closing import Closing
 from services.collector.garbage import batches_in_question, new_chain_start
 from services.collector.ledger import Closed, Dropped, Kept, Ledger, Shard, ShardId
+from services.collector.line_traces import LineTraces
 from services.collector.progress import Progress
 from services.collector.result_files import LineIndex
 from services.collector.segment_chain import ChainTaken, SegmentChain
@@ -43,9 +42,7 @@ from shared.metric_names import (
 from shared.pace import Pace
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import CompletionHeaders, read_completion_headers
-from shared.record_spans import TellAttributes
 from shared.segment import Entry, Segment, SegmentBuilder, flush_due
-from shared.span_attributes import processed_line
 from shared.telemetry import Telemetry
 from shared.topics import Topics, facet_key, partition_of
 
@@ -57,14 +54,6 @@ POLL_RECORDS = 2_000
 # Between two polls: each lets the client fetch once more, whatever there is.
 POLL_INTERVAL_S = 0.02
 RECOVER_BACKOFF_S = 1.0
-
-
-class _Traced(NamedTuple):
-    """A record whose trace is told once it is durable; folded in at a time in Unix nanoseconds."""
-
-    traceparent: str
-    attributes: TellAttributes
-    folded_ns: int
 
 
 class PartitionCollector:
@@ -106,7 +95,7 @@ class PartitionCollector:
         self._folded_to = 0
         self._indexes: dict[ShardId, LineIndex] = {}
         self._progress = Progress(self._settings.progress_interval_s)
-        self._traced: list[_Traced] = []
+        self._line_traces = LineTraces(self._telemetry, self._tp.topic)
         self._verdicts: Counter[str] = Counter()
         # Shards with records in hand: the ledger needs them, whatever was collected of their batches.
         self._in_hand: set[ShardId] = set()
@@ -214,7 +203,7 @@ class PartitionCollector:
             return None
         verdict = self._ledger.apply(headers)
         if headers.traceparent is not None and not isinstance(verdict, Dropped):
-            self._note_traced(headers.traceparent, record, headers)
+            self._line_traces.note(headers.traceparent, record, headers)
         match verdict:
             case Dropped(reason=reason):
                 self._verdicts[reason] += 1
@@ -253,7 +242,7 @@ class PartitionCollector:
             self._index(key, entry)
         self._in_hand.clear()
         self._note_progress(segment)
-        traced = self._trace_kept(key)
+        traced = self._line_traces.tell(key)
         with self._telemetry.records("commit", self._tp.topic, traced, len(segment.entries)):
             await reader.commit_gauge({self._tp: segment.footer.next_offset})
 
@@ -328,26 +317,6 @@ class PartitionCollector:
             del self._ledger.shards[shard_id]
             self._indexes.pop(shard_id, None)
         log.info("segments removed", partition=self._tp.partition, num_removed=num_removed, chain_start=start)
-
-    def _note_traced(self, traceparent: str, record: Record, headers: CompletionHeaders) -> None:
-        attributes = partial(
-            processed_line, record.topic, record.partition, record.offset, headers.batch_id, headers.line
-        )
-        self._traced.append(_Traced(traceparent, attributes, time.time_ns()))
-
-    def _trace_kept(self, segment_key: str) -> list[str]:
-        """Spans from when a record was folded in until its segment was durable; the `traceparent` of each record.
-
-        Made for all at once: one alone, between records that are not traced, takes several times as long.
-        """
-        all_traced, self._traced = self._traced, []
-        for traced in all_traced:
-            span = self._telemetry.begin_process(
-                self._tp.topic, traced.attributes, traced.traceparent, traced.folded_ns
-            )
-            if span is not None:
-                self._telemetry.end(span, {"headrace.segment": segment_key})
-        return [traced.traceparent for traced in all_traced]
 
     async def _park(self, record: Record, reason: str) -> None:
         log.warning("record parked", reason=reason, **of_record(record))

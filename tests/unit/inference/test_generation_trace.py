@@ -1,0 +1,75 @@
+"""Each time that the engine was asked for a traced line is a span, told when the line ends."""
+
+import time
+
+import msgspec
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind
+
+from services.inference import line_run
+from services.inference.engine import Answer, EngineDead, EngineRequest, EngineResult, Retry
+from services.inference.generation_trace import tell_tries
+from services.inference.job import Job, Run
+from services.inference.line_run import LineRunner
+from shared.settings import TelemetrySettings
+from shared.telemetry import Telemetry
+from tests.fakes import ScriptedEngine
+from tests.memory_spans import MemorySpanExporter
+from tests.unit.inference.test_engine_room import job
+
+PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+OK = Answer(200, b'{"model": "m-1", "usage": {"prompt_tokens": 3, "completion_tokens": 5}}')
+
+
+@pytest.fixture(autouse=True)
+def _fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_run, "RETRY_BASE_S", 0.001)
+
+
+def traced(telemetry: Telemetry, line: Job) -> Job:
+    span = telemetry.begin_process("t", dict, PARENT)
+    assert span is not None
+    return msgspec.structs.replace(line, span=span, headers=line.headers.with_traceparent(span.traceparent))
+
+
+async def run(results: list[EngineResult], *, is_traced: bool = True) -> tuple[list[ReadableSpan], ScriptedEngine]:
+    """What is exported for a line that the engine answers like this, one after the other."""
+    exporter, left = MemorySpanExporter(), iter(results)
+    telemetry, engine = Telemetry("test", TelemetrySettings(), exporter), ScriptedEngine(lambda _: next(left))
+    line = traced(telemetry, job()) if is_traced else job()
+    ended = await LineRunner(engine, "m", telemetry, transient_tries=9).run(
+        line, EngineRequest("r", line.url, line.body)
+    )
+    if isinstance(ended, Run):
+        assert len(ended.traced) == (len(results) if is_traced else 0)
+        tell_tries(telemetry, line, ended.traced, provider=engine.name, model="m")
+    telemetry.close()
+    return list(exporter.get_finished_spans()), engine
+
+
+async def test_each_try_is_a_span_and_the_parent_of_the_engines() -> None:
+    before = time.time_ns()
+    spans, engine = await run([Retry("busy"), OK])
+    assert [span.name for span in spans] == ["text_completion m"] * 2
+    assert [span.kind for span in spans] == [SpanKind.INTERNAL] * 2
+    first, second = (dict(span.attributes or {}) for span in spans)
+    assert first["error.type"] == "busy" and "gen_ai.usage.input_tokens" not in first
+    assert (second["gen_ai.usage.input_tokens"], second["gen_ai.response.model"]) == (3, "m-1")
+    assert second["headrace.custom_id"] == "c0" and second["gen_ai.request.model"] == "m"
+    assert "error.type" not in second
+    times = [at or 0 for span in spans for at in (span.start_time, span.end_time)]
+    assert times == sorted(times) and before <= times[0] and times[-1] <= time.time_ns()
+    asked = [(request.traceparent or "").split("-") for request in engine.requests]
+    assert [ids[2] for ids in asked] == [f"{span.context.span_id:016x}" for span in spans if span.context]
+    assert {ids[1] for ids in asked} == {"a" * 32}
+
+
+async def test_engine_that_dies_has_its_span_though_nothing_is_published() -> None:
+    spans, _ = await run([EngineDead("gone")])
+    assert [dict(span.attributes or {}).get("error.type") for span in spans] == ["engine_dead"]
+
+
+async def test_line_that_is_not_traced_has_none() -> None:
+    spans, engine = await run([OK], is_traced=False)
+    assert not spans and engine.requests[0].traceparent is None
