@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 # Spans are exported when one has waited so long, or as soon as there are as many as one export takes.
 EXPORT_INTERVAL_S, EXPORT_SPANS = 5.0, 512
 LOOK_INTERVAL_S = 0.5
+# Of the last exports; Telemetry.close ends them sooner, this holds where it was never called.
+SHUTDOWN_TIMEOUT_S = 10.0
 # Of more, the oldest are dropped: the collector is away, or slower than we are.
 WAITING_MAX = 65_536
 
@@ -44,10 +46,10 @@ class SpanQueue(SpanProcessor):
             self._waiting.append(span)
 
     def shutdown(self) -> None:
-        """Export what waits, however long the exporter takes, and stop."""
+        """Export what waits, for SHUTDOWN_TIMEOUT_S at most, and stop."""
         self._over.set()
-        self._thread.join()
-        self._exporter.shutdown()
+        self._thread.join(SHUTDOWN_TIMEOUT_S)
+        self._exporter.shutdown()  # which ends what it is trying
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the exporter has a limit of its own
         """Export what waits, now."""

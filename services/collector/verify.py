@@ -88,11 +88,15 @@ class Verifier:
 
         A collector may remove segments while they are read, which looks like a loss: then all is looked at again.
         """
-        for _ in range(LOOKS_MAX):
-            starts = await self._store.keys(CHAIN_STARTS)
-            report = await self._look(batch_id)
-            if not report.problems or starts == await self._store.keys(CHAIN_STARTS):
-                break
+        report = Report(batch_id)
+        try:
+            for _ in range(LOOKS_MAX):
+                starts = await self._store.keys(CHAIN_STARTS)
+                report = await self._look(batch_id)
+                if not report.problems or starts == await self._store.keys(CHAIN_STARTS):
+                    break
+        except ObjectStoreError as error:
+            report.problems.append(str(error))
         return report
 
     async def _look(self, batch_id: str) -> Report:

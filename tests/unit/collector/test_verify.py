@@ -2,8 +2,11 @@
 
 from collections.abc import AsyncIterator
 
+import pytest
+
 from services.collector.segment_chain import SegmentChain
 from services.collector.verify import Verifier
+from shared.errors import ObjectStoreError
 from tests.fakes import MemoryObjectStore
 from tests.unit.collector.test_finalizer import closed_batch, finalizer
 
@@ -54,3 +57,15 @@ async def test_segment_that_goes_without_a_marker_is_a_loss() -> None:
     store.armed = True
 
     assert (await Verifier(store).verify("batch_1")).problems
+
+
+async def test_store_that_fails_is_a_problem_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryObjectStore()
+    await finish_batch(store)
+
+    async def fail(prefix: str) -> list[str]:
+        raise ObjectStoreError(f"no list of {prefix}")
+
+    monkeypatch.setattr(store, "keys", fail)
+
+    assert "no list of" in (await Verifier(store).verify("batch_1")).problems[0]
