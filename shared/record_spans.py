@@ -7,13 +7,13 @@ parsed, looked up or put together here: that is done for many at once, on the th
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from opentelemetry.trace import SpanKind
 
 from shared.span_attributes import Attributes
-from shared.trace_context import LineTrace, trace_id_in
+from shared.trace_context import LineTrace, is_sampled, span_id_in, trace_id_in
 
 # So many ids are drawn at once: of one alone, the work is the ways to the generator and to writing a number in hex.
 IDS_AT_ONCE = 1_024
@@ -50,6 +50,10 @@ class EndedSpan(msgspec.Struct, frozen=True):
     ended_ns: int
 
 
+# The spans of one line, made when they are exported; what it refers to lives until then, so no bodies either.
+MakeSpans = Callable[[], Iterable[EndedSpan]]
+
+
 def begin_span(
     name: str,
     kind: SpanKind,
@@ -71,6 +75,32 @@ def begin_span(
     else:
         trace_id, span_id = _new_id() + _new_id(), _new_id()
     return RecordSpan(name, kind, trace_id, span_id, parent, attributes, links, began_ns or time.time_ns())
+
+
+def continued(traceparent: str) -> str:
+    """The `traceparent` of a new span that is inside the trace of a valid one."""
+    return f"00-{trace_id_in(traceparent)}-{_new_id()}-01"
+
+
+def processed(
+    topic: str,
+    attributes: TellAttributes,
+    parent: str,
+    *,
+    own: str | None = None,
+    began_ns: int,
+    ended_ns: int,
+) -> list[EndedSpan]:
+    """The span about the work on a record that has the `traceparent` of `parent`; none where its trace is not kept.
+
+    Its id is that in its `own` `traceparent`, if others were told of it.
+    """
+    if not is_sampled(parent):
+        return []
+    span_id = _new_id() if own is None else span_id_in(own)
+    kind = SpanKind.CONSUMER
+    span = RecordSpan(f"process {topic}", kind, trace_id_in(parent), span_id, parent, attributes, (), began_ns)
+    return [EndedSpan(span, {}, None, ended_ns)]
 
 
 def _new_id() -> str:

@@ -6,13 +6,14 @@ The client's processor takes 33 us to be given a span between other work, and th
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import cast
 
 import structlog
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from shared.record_spans import EndedSpan
+from shared.record_spans import EndedSpan, MakeSpans
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +22,8 @@ EXPORT_INTERVAL_S, EXPORT_SPANS = 5.0, 512
 LOOK_INTERVAL_S = 0.5
 # Of the last exports; Telemetry.close ends them sooner, this holds where it was never called.
 SHUTDOWN_TIMEOUT_S = 10.0
-# Of more, the oldest are dropped: the collector is away, or slower than we are.
+# Of more spans, or lines whose spans are made when they are exported, the oldest are dropped: the collector is away, or
+# slower than we are.
 WAITING_MAX = 65_536
 
 
@@ -30,7 +32,7 @@ class SpanQueue(SpanProcessor):
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._waiting: deque[ReadableSpan | EndedSpan] = deque(maxlen=WAITING_MAX)
+        self._waiting: deque[ReadableSpan | EndedSpan | MakeSpans] = deque(maxlen=WAITING_MAX)
         self._exporting = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
@@ -39,6 +41,10 @@ class SpanQueue(SpanProcessor):
     def put(self, span: EndedSpan) -> None:
         """Let one wait; from any thread."""
         self._waiting.append(span)
+
+    def put_lines(self, lines: Iterable[MakeSpans]) -> None:
+        """Let the spans of these wait to be made; from any thread."""
+        self._waiting.extend(lines)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Let one of the client's wait."""
@@ -69,9 +75,23 @@ class SpanQueue(SpanProcessor):
         if len(self._waiting) == WAITING_MAX:
             log.warning("spans dropped, the oldest first", spans_max=WAITING_MAX)
         with self._exporting:
-            while num_spans := min(len(self._waiting), EXPORT_SPANS):
-                spans = [self._waiting.popleft() for _ in range(num_spans)]
-                try:
-                    self._exporter.export(cast("list[ReadableSpan]", spans))  # ours knows both
-                except Exception:
-                    log.exception("spans not exported", num_spans=num_spans)
+            while num_waiting := min(len(self._waiting), EXPORT_SPANS):
+                spans = [span for _ in range(num_waiting) for span in _made(self._waiting.popleft())]
+                for start in range(0, len(spans), EXPORT_SPANS):
+                    self._export(spans[start : start + EXPORT_SPANS])
+
+    def _export(self, spans: list[ReadableSpan | EndedSpan]) -> None:
+        try:
+            self._exporter.export(cast("list[ReadableSpan]", spans))  # ours knows both
+        except Exception:
+            log.exception("spans not exported", num_spans=len(spans))
+
+
+def _made(waiting: ReadableSpan | EndedSpan | MakeSpans) -> Iterable[ReadableSpan | EndedSpan]:
+    if isinstance(waiting, ReadableSpan | EndedSpan):
+        return (waiting,)
+    try:
+        return waiting()
+    except Exception:  # of one line, the others are told
+        log.exception("spans not made")
+        return ()

@@ -28,7 +28,7 @@ from shared.metric_page import PageReader
 from shared.otlp_exporter import OtlpExporter
 from shared.otlp_spans import SpanEncoder
 from shared.record_headers import Header
-from shared.record_spans import EndedSpan, RecordSpan, TellAttributes, begin_span
+from shared.record_spans import EndedSpan, MakeSpans, RecordSpan, TellAttributes, begin_span
 from shared.settings import TelemetrySettings
 from shared.span_attributes import Attributes, group_attributes, messaging_attributes
 from shared.span_queue import SpanQueue
@@ -53,7 +53,7 @@ CLOSE_TIMEOUT_S = 2.0
 FAILURES_PER_SECOND, GROUPS_PER_SECOND = 500, 1
 _NO_SPAN = nullcontext()
 # An enumeration looks its members up, at each use.
-_CONSUMER, _PRODUCER = SpanKind.CONSUMER, SpanKind.PRODUCER
+_CONSUMER = SpanKind.CONSUMER
 _OPERATION_TYPES = {"send": "send", "poll": "receive", "commit": "settle"}
 
 
@@ -144,20 +144,19 @@ class Telemetry:
         """The trace of a line (0-based), or None if it is not in the sampled share."""
         return line_trace(batch_id, line) if self.traces_line(batch_id, line) else None
 
-    def begin_process(
-        self, topic: str, attributes: TellAttributes, parent: str, began_ns: int = 0
-    ) -> RecordSpan | None:
-        """A span about the work on a record that has this `traceparent`; began now, or at a time in Unix nanoseconds.
+    def begin_process(self, topic: str, attributes: TellAttributes, parent: str) -> RecordSpan | None:
+        """A span about the work on a record that has this `traceparent`; None where its trace is not kept.
 
-        None where its trace is not kept, as far as it says.
+        Of many records at once `processed` makes it later.
         """
         if self._ended is None or not is_sampled(parent):
             return None
-        return begin_span(f"process {topic}", _CONSUMER, attributes, parent=parent, began_ns=began_ns)
+        return begin_span(f"process {topic}", _CONSUMER, attributes, parent=parent)
 
-    def begin_line(self, found: LineTrace, name: str, attributes: TellAttributes, batch: str | None) -> RecordSpan:
-        """The root span of a line's trace, linked to the `traceparent` of its batch."""
-        return begin_span(name, _PRODUCER, attributes, line=found, links=(batch,) if batch else ())
+    def tell_lines(self, lines: Iterable[MakeSpans]) -> None:
+        """Hand over what makes the spans of lines when they are exported; for hot loops."""
+        if self._ended is not None:
+            self._ended.put_lines(lines)
 
     def end(
         self,

@@ -21,19 +21,21 @@ class _Usage(msgspec.Struct):
     output_tokens_details: _Details | None = None
 
 
-class _Body(msgspec.Struct):
+class Reported(msgspec.Struct):
+    """What `counts` reads of an answer's body."""
+
     usage: _Usage | None = None
 
 
 class _Response(msgspec.Struct):
-    body: _Body | None = None
+    body: Reported | None = None
 
 
 class _Line(msgspec.Struct):
     response: _Response | None = None
 
 
-_body_decoder = msgspec.json.Decoder(_Body)
+_body_decoder = msgspec.json.Decoder(Reported)
 _line_decoder = msgspec.json.Decoder(_Line)
 
 
@@ -43,7 +45,7 @@ def usage_of(body: bytes) -> Usage | None:
     None when it cannot be read: it is no JSON object, or reports something else than tokens.
     """
     try:
-        return _counts(_body_decoder.decode(body))
+        return counts(_body_decoder.decode(body))
     except (msgspec.MsgspecError, RecursionError):
         return None
 
@@ -54,10 +56,11 @@ def usage_of_line(line: bytes) -> Usage:
         response = _line_decoder.decode(line).response
     except (msgspec.MsgspecError, RecursionError):
         return Usage()
-    return _counts(response.body) if response and response.body else Usage()
+    return counts(response.body) if response and response.body else Usage()
 
 
-def _counts(body: _Body) -> Usage:
+def counts(body: Reported) -> Usage:
+    """Tokens that it reports, in chat's or in responses' spelling; zeros when it reports none."""
     usage = body.usage
     if usage is None:
         return Usage()

@@ -9,13 +9,15 @@ import msgspec
 
 from services.inference.engine import Answer, EngineDead, EngineResult, Retry
 from shared.span_attributes import Attributes
-from shared.usage import usage_of
+from shared.usage import Reported, counts
 
 # What OTLP has room for; one more and the exporter complains of every span.
 _Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-class _Request(msgspec.Struct):
+class Asked(msgspec.Struct):
+    """What a request's body says of how to answer."""
+
     max_tokens: _Int | None = None
     max_completion_tokens: _Int | None = None
     max_output_tokens: _Int | None = None
@@ -29,24 +31,42 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Response(msgspec.Struct):
+class Answered(Reported):
+    """What an answer's body says of itself."""
+
     model: str | None = None
-    choices: list[_Choice] = []
+    choices: tuple[_Choice, ...] = ()
 
 
-_request_decoder, _response_decoder = msgspec.json.Decoder(_Request), msgspec.json.Decoder(_Response)
+_request_decoder, _response_decoder = msgspec.json.Decoder(Asked), msgspec.json.Decoder(Answered)
 
 
-def of_request(body: bytes, operation: str, provider: str, model: str) -> Attributes:
+def asked_in(body: bytes) -> Asked | None:
+    """Of a request's body; None where it is not what it should be."""
+    try:
+        return _request_decoder.decode(body)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def answered_in(result: EngineResult) -> Answered | None:
+    """Of an engine's answer, if it is one."""
+    if not isinstance(result, Answer) or result.status != 200:
+        return None
+    try:
+        return _response_decoder.decode(result.body)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def of_request(asked: Asked | None, operation: str, provider: str, model: str) -> Attributes:
     """Attributes that a generation begins with."""
     attributes: Attributes = {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": provider,
         "gen_ai.request.model": model,
     }
-    try:
-        asked = _request_decoder.decode(body)
-    except (msgspec.MsgspecError, RecursionError):
+    if asked is None:
         return attributes
     chosen = {
         "max_tokens": asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens,
@@ -58,23 +78,20 @@ def of_request(body: bytes, operation: str, provider: str, model: str) -> Attrib
     return attributes | {f"gen_ai.request.{name}": value for name, value in chosen.items() if value is not None}
 
 
-def of_result(result: EngineResult) -> Attributes:
+def of_answer(answered: Answered | None) -> Attributes:
     """Attributes that it ends with."""
-    if not isinstance(result, Answer) or result.status != 200:
+    if answered is None:
         return {}
-    attributes: Attributes = {}
-    if usage := usage_of(result.body):
-        attributes |= {"gen_ai.usage.input_tokens": usage.input_tokens}
-        attributes |= {"gen_ai.usage.output_tokens": usage.output_tokens}
-        if usage.cached_tokens:
-            attributes["gen_ai.usage.cache_read.input_tokens"] = usage.cached_tokens
-    try:
-        answer = _response_decoder.decode(result.body)
-    except (msgspec.MsgspecError, RecursionError):
-        return attributes
-    if answer.model:
-        attributes["gen_ai.response.model"] = answer.model
-    if reasons := [choice.finish_reason for choice in answer.choices if choice.finish_reason]:
+    usage = counts(answered)
+    attributes: Attributes = {
+        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.output_tokens": usage.output_tokens,
+    }
+    if usage.cached_tokens:
+        attributes["gen_ai.usage.cache_read.input_tokens"] = usage.cached_tokens
+    if answered.model:
+        attributes["gen_ai.response.model"] = answered.model
+    if reasons := [choice.finish_reason for choice in answered.choices if choice.finish_reason]:
         attributes["gen_ai.response.finish_reasons"] = reasons
     return attributes
 

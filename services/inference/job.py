@@ -6,7 +6,6 @@ from aiokafka import TopicPartition
 from services.inference.completion import Completion
 from services.inference.engine import EngineResult, EngineTimes
 from shared.record_headers import RequestHeaders
-from shared.record_spans import RecordSpan
 from shared.topics import INTERACTIVE
 
 
@@ -21,7 +20,8 @@ class Job(msgspec.Struct, frozen=True):
     body: bytes
     prompt: bytes
     request_id: str
-    span: RecordSpan | None = None
+    # The `traceparent` of its record, where the line is traced: that in its headers is then of our span about it.
+    caller: str | None = None
     # When its record was written, and fetched by this worker, in Unix seconds.
     sent_at: float = 0.0
     fetched_at: float = 0.0
@@ -40,11 +40,15 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class TracedTry(msgspec.Struct, frozen=True):
-    """One time that the engine was asked for a line that is traced; it answered at a time in Unix nanoseconds."""
+    """One time that the engine was asked for a line that is traced; `traceparent` is that of the try's span.
 
-    span: RecordSpan
+    Times in Unix nanoseconds.
+    """
+
+    traceparent: str
     result: EngineResult
-    ended_ns: int
+    asked_ns: int
+    answered_ns: int
 
 
 class Run(msgspec.Struct, frozen=True):

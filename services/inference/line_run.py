@@ -3,17 +3,15 @@
 import asyncio
 import random
 import time
-from functools import partial
 from typing import assert_never
 
 import msgspec
 import structlog
-from opentelemetry.trace import SpanKind
 
 from services.inference.completion import Completion, answered, unanswered
 from services.inference.engine import Answer, Engine, EngineDead, EngineRequest, EngineResult, Retry
-from services.inference.generation_trace import tell_tries
 from services.inference.job import Job, Run, TracedTry
+from services.inference.line_traces import LineTraces
 from shared.guesses import CANCELLED_MESSAGE
 from shared.openai_batch import (
     CANCELLED_CODE,
@@ -21,10 +19,8 @@ from shared.openai_batch import (
     EXPIRED_MESSAGE,
     REQUEST_EXPIRED_CODE,
     REQUEST_EXPIRED_MESSAGE,
-    operation_of,
 )
-from shared.record_spans import begin_span
-from shared.span_attributes import request_attributes
+from shared.record_spans import continued
 from shared.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
@@ -34,8 +30,6 @@ DEADLINE_MARGIN_S = 60.0
 RETRY_BASE_S, RETRY_MAX_S = 0.2, 10.0
 # Cancelled batches that are remembered, oldest forgotten first; forgetting one only wastes its lines.
 CANCELLED_MAX = 10_000
-# An enumeration looks its members up, at each use.
-_INTERNAL = SpanKind.INTERNAL
 _EXPIRED = {False: (EXPIRED_CODE, EXPIRED_MESSAGE), True: (REQUEST_EXPIRED_CODE, REQUEST_EXPIRED_MESSAGE)}
 
 
@@ -46,8 +40,7 @@ class LineRunner:
         self, engine: Engine, model: str, telemetry: Telemetry, transient_tries: int, *, duplicate_errors: bool = False
     ) -> None:
         self._engine = engine
-        self._model = model
-        self._telemetry = telemetry
+        self._line_traces = LineTraces(telemetry, engine.name, model)
         self._tries = transient_tries
         self._duplicate_errors = duplicate_errors
         self._cancelled: dict[str, None] = {}
@@ -72,7 +65,7 @@ class LineRunner:
         refusal = self.refusal(job)
         tries, traced = 0, list[TracedTry]()
         while refusal is None:
-            result = await (self._engine.answer(request) if job.span is None else self._trace(job, request, traced))
+            result = await (self._engine.answer(request) if job.caller is None else self._trace(job, request, traced))
             tries += 1
             if refusal := self.refusal(job):
                 break
@@ -80,7 +73,7 @@ class LineRunner:
                 case Answer():
                     return Run(self._answered(job, result), tries, result.times, tuple(traced))
                 case EngineDead():
-                    tell_tries(self._telemetry, job, tuple(traced), provider=self._engine.name, model=self._model)
+                    self._line_traces.tell_tries(job, traced)
                     return result
                 case Retry(reason=reason, last=last):
                     # Without anything to settle for this is an outage: wait it out, burn no record.
@@ -105,11 +98,9 @@ class LineRunner:
 
     async def _trace(self, job: Job, request: EngineRequest, traced: list[TracedTry]) -> EngineResult:
         """Ask in a span of its own, which is the parent of the engine's."""
-        attributes = partial(request_attributes, job.headers, job.custom_id)
-        name = f"{operation_of(job.url)} {self._model}"
-        span = begin_span(name, _INTERNAL, attributes, parent=job.headers.traceparent)
-        result = await self._engine.answer(msgspec.structs.replace(request, traceparent=span.traceparent))
-        traced.append(TracedTry(span, result, time.time_ns()))
+        traceparent, asked_ns = continued(job.headers.traceparent or ""), time.time_ns()
+        result = await self._engine.answer(msgspec.structs.replace(request, traceparent=traceparent))
+        traced.append(TracedTry(traceparent, result, asked_ns, time.time_ns()))
         return result
 
 

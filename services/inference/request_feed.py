@@ -7,12 +7,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import msgspec
 import structlog
 from aiokafka import TopicPartition
 
+from services.inference import line_traces
 from services.inference.assigned_log import AssignedLog
 from services.inference.completion import unanswered
 from services.inference.engine_room import EngineRoom
@@ -35,7 +35,6 @@ from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import read_request_headers
 from shared.replies import Replies
 from shared.result_records import is_reply, result_record
-from shared.span_attributes import processed_request
 from shared.telemetry import Telemetry
 from shared.topics import Topics
 
@@ -135,7 +134,8 @@ class RequestFeed:
 
     async def _hand_over(self, jobs: list[Job], lock: contextlib.AbstractAsyncContextManager[None]) -> None:
         if jobs:
-            self._open_spans(jobs)
+            if self._telemetry.enabled:
+                self._open_spans(jobs)
             async with lock:
                 self._in_flight.add(jobs)
                 self._room.submit(jobs)
@@ -222,19 +222,12 @@ class RequestFeed:
             pass
 
     def _open_spans(self, jobs: list[Job]) -> None:
-        """Of the lines that are traced; for all at once, because one alone takes several times as long."""
+        """Of the lines that are traced."""
         for number, job in enumerate(jobs):
             if job.headers.traceparent is not None:
-                jobs[number] = self._with_span(job, job.headers.traceparent)
-
-    def _with_span(self, job: Job, traceparent: str) -> Job:
-        topic, headers = job.tp.topic, job.headers  # the topic's name is that of its group
-        attributes = partial(processed_request, topic, job.tp.partition, job.offset, headers, job.custom_id, topic)
-        span = self._telemetry.begin_process(topic, attributes, traceparent, int(job.fetched_at * 1e9))
-        if span is None:
-            return job
-        self._traced.append(traceparent)
-        return msgspec.structs.replace(job, span=span, headers=headers.with_traceparent(span.traceparent))
+                begun = jobs[number] = line_traces.begin(job)
+                if begun.caller is not None:
+                    self._traced.append(begun.caller)
 
     async def _park(self, record: Record, reason: str) -> None:
         """Put a record that cannot be read on the dead-letter topic, with the reason, and be done with it."""

@@ -18,10 +18,10 @@ from aiokafka import TopicPartition
 from services.inference.assigned_log import AssignedLog
 from services.inference.engine_room import EngineRoom
 from services.inference.finished_record import finished_record
-from services.inference.generation_trace import tell_tries
 from services.inference.heartbeat import WorkerIdentity, WorkerLoad, heartbeat
 from services.inference.in_flight import InFlight
 from services.inference.job import Done
+from services.inference.line_traces import LineTraces
 from services.inference.request_feed import RequestFeed
 from services.inference.throughput import Throughput
 from services.inference.worker_metrics import WorkerMetrics
@@ -109,6 +109,7 @@ class Worker:
             assigned=assigned,
         )
         self._telemetry = telemetry
+        self._line_traces = LineTraces(telemetry, identity.engine, identity.model)
         # Traced lines whose offsets are not committed, by topic.
         self._unsettled: dict[str, list[str]] = {}
         self._claiming: set[asyncio.Task[None]] = set()
@@ -160,36 +161,30 @@ class Worker:
             await self._publish(small, [self._record(d) for d in small])
 
     async def _publish(self, done: Sequence[Done], records: Sequence[OutgoingRecord]) -> None:
-        self._trace_tries(done)
-        traced = [d.job.headers.traceparent for d in done if d.job.span is not None and d.job.headers.traceparent]
+        lines = self._line_traces.note(done)
+        traced = [line.own for line in lines]
         parent = traced[0] if len(done) == len(traced) == 1 else None
-        with self._telemetry.records("send", records[0].topic if records else "", traced, len(records), parent):
-            await self._publisher.send_all([r for r in records if not is_reply(r)])
-            await self._replies.send_all([r for r in records if is_reply(r)])
+        try:
+            with self._telemetry.records("send", records[0].topic if records else "", traced, len(records), parent):
+                await self._publisher.send_all([r for r in records if not is_reply(r)])
+                await self._replies.send_all([r for r in records if is_reply(r)])
+        finally:
+            self._line_traces.tell(lines)
         for d in done:
             self._by_topic[d.job.tp.topic].finish(d.job.tp, d.job.offset)
-        for d in done:  # those that are traced one after the other: alone, each takes several times as long
-            if d.job.span is not None or not d.completion.succeeded:
-                self._trace(d)
+            if not d.completion.succeeded:
+                self._trace_failure(d)
+        for line in lines:
+            self._unsettled.setdefault(line.topic, []).append(line.own)
         self._to_commit.set()
         self._metrics.count(done)
         self._in_flight.remove([d.job for d in done])
         self._throughput.note(len(done), time.monotonic(), is_idle=not self._in_flight.total)
 
-    def _trace_tries(self, done: Sequence[Done]) -> None:
-        provider, model = self._identity.engine, self._identity.model
-        for d in done:
-            if d.traced:
-                tell_tries(self._telemetry, d.job, d.traced, provider=provider, model=model)
-
-    def _trace(self, done: Done) -> None:
-        """End a line's span; a line that failed is in a trace even if it was not to be."""
+    def _trace_failure(self, done: Done) -> None:
+        """A line that failed is in a trace even if it was not to be."""
         job, completion = done.job, done.completion
-        if job.span is not None:
-            self._telemetry.end(job.span)
-            if job.headers.traceparent:
-                self._unsettled.setdefault(job.tp.topic, []).append(job.headers.traceparent)
-        elif not completion.succeeded and done.entered_at:
+        if job.caller is None and done.entered_at:
             self._telemetry.failure(
                 f"{operation_of(job.url)} {self._identity.model}",
                 completion.error_code or "failed",

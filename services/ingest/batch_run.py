@@ -3,8 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -14,6 +12,7 @@ from services.ingest.growing import destination_of, refused_line, with_destinati
 from services.ingest.line_blocks import LineBlocks, PromptedLine
 from services.ingest.line_source import read_lines
 from services.ingest.line_stream import LineStream
+from services.ingest.line_traces import LineTraces
 from services.ingest.placement import PREFIX_BYTES
 from services.ingest.pool_queues import PoolQueues
 from services.ingest.request_line import BadLine
@@ -23,25 +22,13 @@ from shared.claim_store import ClaimStore
 from shared.messages import BatchDispatched, encode
 from shared.metric_names import LINES_DISPATCHED, LINES_REFUSED
 from shared.object_store import ObjectStore, file_key
-from shared.openai_batch import decode_request_line, model_of_line
+from shared.openai_batch import model_of_line
 from shared.publisher import OutgoingRecord, Publisher
 from shared.record_headers import RequestHeaders, request_headers
-from shared.span_attributes import created_line
 from shared.telemetry import Telemetry
 from shared.topics import Topic, Topics, facet_key, partition_of
-from shared.trace_context import LineTrace, line_trace
 
 log = structlog.get_logger(__name__)
-
-
-class _Traced(NamedTuple):
-    """A sampled line whose record is sent next."""
-
-    trace: LineTrace
-    number: int
-    value: bytes
-    topic: str
-    partition: int
 
 
 class BatchRun:
@@ -73,8 +60,7 @@ class BatchRun:
         self._queues = queues
         self._like_lines_together = like_lines_together
         self._num_dispatched = telemetry.counter(LINES_DISPATCHED)
-        self._traced_share = telemetry.share_of(view.created.id)
-        self._traced: list[_Traced] = []
+        self._line_traces = LineTraces(telemetry, view.created)
         self._num_refused = telemetry.counter(LINES_REFUSED)
         self._answered: bytes | None = None
         self._num_answered_before = self._num_skipped = 0
@@ -158,7 +144,7 @@ class BatchRun:
 
     async def _send(self, records: list[OutgoingRecord]) -> list[RecordMetadata]:
         """In the batch's trace, linked to the traces of its lines."""
-        traced = self._trace_created()
+        traced = self._line_traces.tell()
         topic = records[0].topic if records else ""
         with self._telemetry.records("send", topic, traced, len(records), self.created.traceparent):
             return await self._publisher.send_all(records)
@@ -207,7 +193,7 @@ class BatchRun:
             total=created.record_total(self.cursor.total),
             deadline_s=created.expires_at,
             tenant=created.tenant,
-            traceparent=self._trace(number, value, topic, partition),
+            traceparent=self._line_traces.begin(number, value, topic.name, partition),
         )
         if self._claims.is_large(value) and created.growth is None:  # it lies in the store already
             claim = claim_of(value, file_key(created.input_file_id), found.line.start)
@@ -231,27 +217,6 @@ class BatchRun:
         if len(self._pools) == 1:
             return next(iter(self._pools))
         return self.cursor.pool_of(model_of_line(value))
-
-    def _trace(self, number: int, value: bytes, topic: Topic, partition: int) -> str | None:
-        """The trace of a sampled line, of its own; told of in `_trace_created`."""
-        if not self._traced_share.has(number):
-            return None
-        traced = _Traced(line_trace(self.created.id, number), number, value, topic.name, partition)
-        self._traced.append(traced)
-        return traced.trace.traceparent
-
-    def _trace_created(self) -> list[str]:
-        """The root spans of lines that are about to be sent, linked to the batch's trace; the `traceparent` of each.
-
-        Made for all at once: one alone, between lines that are not traced, takes several times as long.
-        """
-        created, (all_traced, self._traced) = self.created, (self._traced, [])
-        for traced in all_traced:
-            custom_id = decode_request_line(traced.value).custom_id
-            attributes = partial(created_line, traced.topic, traced.partition, created.id, traced.number, custom_id)
-            name = f"create {traced.topic}"
-            self._telemetry.end(self._telemetry.begin_line(traced.trace, name, attributes, created.traceparent))
-        return [traced.trace.traceparent for traced in all_traced]
 
 
 def dispatch_record(batches: Topic, batch_id: str, facet: BatchDispatched) -> OutgoingRecord:

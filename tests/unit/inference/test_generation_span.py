@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from services.inference.engine import Answer, EngineDead, EngineResult, Retry
-from services.inference.generation_span import error_of, of_request, of_result
+from services.inference.generation_span import answered_in, asked_in, error_of, of_answer, of_request
 
 SECRET = "only-for-the-model"
 
@@ -15,8 +15,8 @@ def test_span_has_what_was_asked_and_answered_but_no_text() -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
     choices = [{"finish_reason": "length", "message": {"content": SECRET}}, {"finish_reason": None}]
     answered = {"model": "m-1", "usage": usage, "choices": choices}
-    begun = of_request(msgspec.json.encode(asked), "chat", "vllm", "m")
-    ended = of_result(Answer(200, msgspec.json.encode(answered)))
+    begun = of_request(asked_in(msgspec.json.encode(asked)), "chat", "vllm", "m")
+    ended = of_answer(answered_in(Answer(200, msgspec.json.encode(answered))))
     assert begun == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "vllm",
@@ -41,10 +41,13 @@ def test_span_has_what_was_asked_and_answered_but_no_text() -> None:
     "body", [b"", b"[]", b"nothing", b'{"max_tokens": "many"}', b'{"seed": 9223372036854775808}', b"[" * 100_000]
 )
 def test_body_that_says_something_else_has_no_attributes(body: bytes) -> None:
-    assert set(of_request(body, "chat", "vllm", "m")) == {
+    assert set(of_request(asked_in(body), "chat", "vllm", "m")) == {
         *("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model"),
     }
-    assert not set(of_result(Answer(200, body))) - {"gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"}
+    assert not set(of_answer(answered_in(Answer(200, body)))) - {
+        "gen_ai.usage.input_tokens",
+        "gen_ai.usage.output_tokens",
+    }
 
 
 @pytest.mark.parametrize(
@@ -58,4 +61,4 @@ def test_body_that_says_something_else_has_no_attributes(body: bytes) -> None:
 )
 def test_error_of_a_generation_is_of_few_kinds(result: EngineResult, error: str | None) -> None:
     assert error_of(result) == error
-    assert error is None or of_result(result) == {}
+    assert error is None or of_answer(answered_in(result)) == {}

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -66,6 +67,28 @@ def test_all_are_exported_in_order_some_at_a_time(
     queue.shutdown()
     assert exports.names == names[num_lost:] and exports.is_shut
     assert {len(found) for found in exports.found} <= {10, 5}
+
+
+@pytest.mark.usefixtures("_nobody_looks")
+def test_spans_of_lines_are_made_when_they_are_exported() -> None:
+    """A line may have several, and one whose spans cannot be made is not in the way of others."""
+    exports, makers = Exports(), list[str]()
+
+    def make(*names: str) -> list[EndedSpan]:
+        makers.append(threading.current_thread().name)
+        return [ended(name) for name in names]
+
+    def fail() -> list[EndedSpan]:
+        raise ValueError("not hexadecimal")
+
+    queue = SpanQueue(exports)
+    queue.put_lines([partial(make, *(f"a{n}" for n in range(12))), fail, partial(make, "b")])
+    queue.put(ended("c"))
+    assert not makers
+    queue.shutdown()
+    assert exports.names == [*(f"a{n}" for n in range(12)), "b", "c"]
+    assert max(len(found) for found in exports.found) <= 10
+    assert threading.current_thread().name not in makers
 
 
 @pytest.mark.usefixtures("_nobody_looks")

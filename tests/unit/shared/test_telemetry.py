@@ -13,6 +13,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from shared.errors import ObjectExists
 from shared.logs import with_trace
+from shared.record_spans import EndedSpan, RecordSpan
 from shared.settings import TelemetrySettings
 from shared.span_attributes import Attributes, line_attributes, messaging_attributes
 from shared.telemetry import FAILURES_PER_SECOND, GROUPS_PER_SECOND, Telemetry
@@ -190,7 +191,8 @@ def test_line_has_the_same_trace_whoever_writes_into_it() -> None:
     assert telemetry(0.0)[0].trace_of_line("b", 3) is None
     [batch] = parents(traced, 1)
     with traced.tracer.start_as_current_span("unrelated"):
-        traced.end(traced.begin_line(found, "create t", dict, batch))
+        root_span = RecordSpan("create t", SpanKind.PRODUCER, *found, None, dict, (batch,), 1)
+        traced.tell_lines([lambda: [EndedSpan(root_span, {}, None, 2)]])
     begun = traced.begin_process("t", dict, found.traceparent)
     assert begun is not None and begun.traceparent.startswith(f"00-{found.trace_id}-")
     traced.end(begun, {"more": 1})

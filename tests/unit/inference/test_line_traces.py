@@ -7,11 +7,12 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
-from services.inference import line_run
+from services.inference import line_run, line_traces
+from services.inference.completion import answered
 from services.inference.engine import Answer, EngineDead, EngineRequest, EngineResult, Retry
-from services.inference.generation_trace import tell_tries
-from services.inference.job import Job, Run
+from services.inference.job import Done, Job, Run
 from services.inference.line_run import LineRunner
+from services.inference.line_traces import LineTraces
 from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry
 from tests.fakes import ScriptedEngine
@@ -27,23 +28,25 @@ def _fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line_run, "RETRY_BASE_S", 0.001)
 
 
-def traced(telemetry: Telemetry, line: Job) -> Job:
-    span = telemetry.begin_process("t", dict, PARENT)
-    assert span is not None
-    return msgspec.structs.replace(line, span=span, headers=line.headers.with_traceparent(span.traceparent))
+def from_caller(traceparent: str) -> Job:
+    line = job()
+    return line_traces.begin(
+        msgspec.structs.replace(line, headers=line.headers.with_traceparent(traceparent), fetched_at=1.5)
+    )
 
 
 async def run(results: list[EngineResult], *, is_traced: bool = True) -> tuple[list[ReadableSpan], ScriptedEngine]:
     """What is exported for a line that the engine answers like this, one after the other."""
     exporter, left = MemorySpanExporter(), iter(results)
     telemetry, engine = Telemetry("test", TelemetrySettings(), exporter), ScriptedEngine(lambda _: next(left))
-    line = traced(telemetry, job()) if is_traced else job()
+    line = from_caller(PARENT) if is_traced else job()
     ended = await LineRunner(engine, "m", telemetry, transient_tries=9).run(
         line, EngineRequest("r", line.url, line.body)
     )
     if isinstance(ended, Run):
         assert len(ended.traced) == (len(results) if is_traced else 0)
-        tell_tries(telemetry, line, ended.traced, provider=engine.name, model="m")
+        line_traces_of_worker = LineTraces(telemetry, engine.name, "m")
+        line_traces_of_worker.tell(line_traces_of_worker.note([Done(line, ended.completion, traced=ended.traced)]))
     telemetry.close()
     return list(exporter.get_finished_spans()), engine
 
@@ -51,6 +54,7 @@ async def run(results: list[EngineResult], *, is_traced: bool = True) -> tuple[l
 async def test_each_try_is_a_span_and_the_parent_of_the_engines() -> None:
     before = time.time_ns()
     spans, engine = await run([Retry("busy"), OK])
+    record = spans.pop()
     assert [span.name for span in spans] == ["text_completion m"] * 2
     assert [span.kind for span in spans] == [SpanKind.INTERNAL] * 2
     first, second = (dict(span.attributes or {}) for span in spans)
@@ -64,6 +68,14 @@ async def test_each_try_is_a_span_and_the_parent_of_the_engines() -> None:
     assert [ids[2] for ids in asked] == [f"{span.context.span_id:016x}" for span in spans if span.context]
     assert {ids[1] for ids in asked} == {"a" * 32}
 
+    assert (record.name, record.kind, record.start_time) == ("process t", SpanKind.CONSUMER, 1_500_000_000)
+    assert times[-1] <= (record.end_time or 0) <= time.time_ns()
+    assert record.parent is not None and f"{record.parent.span_id:016x}" == "b" * 16
+    attributes = dict(record.attributes or {})
+    assert attributes["messaging.consumer.group.name"] == "t" and attributes["headrace.custom_id"] == "c0"
+    assert record.context is not None
+    assert {span.parent.span_id for span in spans if span.parent} == {record.context.span_id}
+
 
 async def test_engine_that_dies_has_its_span_though_nothing_is_published() -> None:
     spans, _ = await run([EngineDead("gone")])
@@ -73,3 +85,15 @@ async def test_engine_that_dies_has_its_span_though_nothing_is_published() -> No
 async def test_line_that_is_not_traced_has_none() -> None:
     spans, engine = await run([OK], is_traced=False)
     assert not spans and engine.requests[0].traceparent is None
+
+
+@pytest.mark.parametrize("traceparent", [PARENT[:-2] + "00", "garbage", "", f"00-{'x' * 32}-{'b' * 16}-01"])
+async def test_line_whose_trace_is_not_kept_has_none(traceparent: str) -> None:
+    """What looks like one that is kept is found out when its spans are made, and harms nobody else's."""
+    exporter = MemorySpanExporter()
+    telemetry = Telemetry("test", TelemetrySettings(), exporter)
+    told = LineTraces(telemetry, "echo", "m")
+    completion = answered(job().headers, "c0", "r", OK)
+    told.tell(told.note([Done(from_caller(caller), completion) for caller in (traceparent, PARENT)]))
+    telemetry.close()
+    assert [span.name for span in exporter.get_finished_spans()] == ["process t"]

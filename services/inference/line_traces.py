@@ -1,0 +1,123 @@
+"""Which spans does a worker make about a line? SHELL: that of its record, and one for each time the engine was asked.
+
+A line that is traced comes between a hundred that are not, and what is done for it alone finds everything out of the
+processor's caches. So while it is worked on only ids and times are noted, from its bodies a few numbers are read when
+its answer is sent, and the spans are made when they are exported.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+import msgspec
+from opentelemetry.trace import SpanKind
+
+from services.inference.generation_span import Answered, Asked, answered_in, asked_in, error_of, of_answer, of_request
+from services.inference.job import Done, Job, TracedTry
+from shared.openai_batch import operation_of
+from shared.record_headers import RequestHeaders
+from shared.record_spans import EndedSpan, RecordSpan, continued, processed
+from shared.span_attributes import Attributes, processed_request, request_attributes
+from shared.telemetry import Telemetry
+from shared.trace_context import is_sampled, may_be_sampled, span_id_in, trace_id_in
+
+
+def begin(job: Job) -> Job:
+    """The job with a span of ours, if the trace of its record is kept; only its id is known for now."""
+    caller = job.headers.traceparent
+    if caller is None or not may_be_sampled(caller):
+        return job
+    return msgspec.structs.replace(job, caller=caller, headers=job.headers.with_traceparent(continued(caller)))
+
+
+class _Try(msgspec.Struct, frozen=True):
+    """A `TracedTry` without the answer's body."""
+
+    traceparent: str
+    answered: Answered | None
+    error: str | None
+    asked_ns: int
+    answered_ns: int
+
+
+class TracedLine(msgspec.Struct, frozen=True):
+    """What the spans of a line are made of; `caller` and `own` are `traceparent` of its record and of our span."""
+
+    topic: str
+    partition: int
+    offset: int
+    headers: RequestHeaders
+    custom_id: str
+    caller: str
+    own: str
+    began_ns: int
+    # Of the generations.
+    operation: str
+    asked: Asked | None
+    tries: tuple[_Try, ...]
+
+
+class LineTraces:
+    """The traced lines of a worker; from any thread."""
+
+    def __init__(self, telemetry: Telemetry, provider: str, model: str) -> None:
+        self._telemetry = telemetry
+        self._provider = provider
+        self._model = model
+
+    def note(self, done: Sequence[Done]) -> list[TracedLine]:
+        """Those of the lines that are traced, before their answers are sent."""
+        return [_noted(d.job, d.job.caller, d.traced) for d in done if d.job.caller is not None]
+
+    def tell(self, lines: Sequence[TracedLine]) -> None:
+        """Their answers are sent."""
+        now_ns = time.time_ns()
+        self._telemetry.tell_lines([partial(self._spans, line, now_ns) for line in lines])
+
+    def tell_tries(self, job: Job, tries: Sequence[TracedTry]) -> None:
+        """Of a line that is not answered, because the engine died."""
+        if job.caller is not None:
+            self._telemetry.tell_lines([partial(self._tries, _noted(job, job.caller, tries))])
+
+    def _spans(self, line: TracedLine, ended_ns: int) -> Iterable[EndedSpan]:
+        attributes = partial(
+            processed_request, line.topic, line.partition, line.offset, line.headers, line.custom_id, line.topic
+        )
+        yield from self._tries(line)
+        yield from processed(
+            line.topic, attributes, line.caller, own=line.own, began_ns=line.began_ns, ended_ns=ended_ns
+        )
+
+    def _tries(self, line: TracedLine) -> Iterable[EndedSpan]:
+        if not is_sampled(line.caller):
+            return
+        name, kind = f"{line.operation} {self._model}", SpanKind.INTERNAL
+        trace_id, attributes = trace_id_in(line.own), partial(self._begun, line)
+        for each in line.tries:
+            span_id = span_id_in(each.traceparent)
+            span = RecordSpan(name, kind, trace_id, span_id, line.own, attributes, (), each.asked_ns)
+            yield EndedSpan(span, of_answer(each.answered), each.error, each.answered_ns)
+
+    def _begun(self, line: TracedLine) -> Attributes:
+        asked = of_request(line.asked, line.operation, self._provider, self._model)
+        return request_attributes(line.headers, line.custom_id) | asked
+
+
+def _noted(job: Job, caller: str, tries: Sequence[TracedTry]) -> TracedLine:
+    own = job.headers.traceparent
+    assert own is not None, "begin() gave it one"
+    return TracedLine(
+        topic=job.tp.topic,  # its name is that of the group, too
+        partition=job.tp.partition,
+        offset=job.offset,
+        headers=job.headers,
+        custom_id=job.custom_id,
+        caller=caller,
+        own=own,
+        began_ns=int(job.fetched_at * 1e9),
+        operation=operation_of(job.url),
+        asked=asked_in(job.body),
+        tries=tuple(
+            _Try(t.traceparent, answered_in(t.result), error_of(t.result), t.asked_ns, t.answered_ns) for t in tries
+        ),
+    )

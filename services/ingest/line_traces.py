@@ -1,0 +1,67 @@
+"""How is it told that a line became a record? SHELL: noted when the record is made, told when records are sent.
+
+The root span of a line's trace, linked to the batch's. Whatever follows from what is noted waits until the span is
+exported: beside a hundred lines that are not traced, each call for one that is costs several times what it costs in a
+loop.
+"""
+
+import time
+from collections.abc import Iterable
+from functools import partial
+from typing import NamedTuple
+
+from opentelemetry.trace import SpanKind
+
+from shared.messages import BatchCreated
+from shared.openai_batch import decode_request_line
+from shared.record_spans import EndedSpan, RecordSpan
+from shared.span_attributes import created_line
+from shared.telemetry import Telemetry
+from shared.trace_context import LineTrace, line_trace
+
+
+class _Noted(NamedTuple):
+    """A line whose record was made at a time in Unix nanoseconds, for this partition of a topic."""
+
+    trace: LineTrace
+    number: int
+    value: bytes
+    topic: str
+    partition: int
+    made_ns: int
+
+
+class LineTraces:
+    """The traced lines of a batch whose records are sent next."""
+
+    def __init__(self, telemetry: Telemetry, created: BatchCreated) -> None:
+        self._telemetry = telemetry
+        self._created = created
+        self._share = telemetry.share_of(created.id)
+        self._noted: list[_Noted] = []
+
+    def begin(self, number: int, value: bytes, topic: str, partition: int) -> str | None:
+        """The `traceparent` of a line (0-based) whose record is made now; None where it is not traced."""
+        if not self._share.has(number):
+            return None
+        trace = line_trace(self._created.id, number)
+        self._noted.append(_Noted(trace, number, value, topic, partition, time.time_ns()))
+        return trace.traceparent
+
+    def tell(self) -> list[str]:
+        """Their records are about to be sent: a span for each; the `traceparent` of each."""
+        all_noted, self._noted = self._noted, []
+        now_ns = time.time_ns()
+        self._telemetry.tell_lines([self._told(noted, now_ns) for noted in all_noted])
+        return [noted.trace.traceparent for noted in all_noted]
+
+    def _told(self, noted: _Noted, now_ns: int) -> "partial[Iterable[EndedSpan]]":
+        custom_id, noted = decode_request_line(noted.value).custom_id, noted._replace(value=b"")
+        return partial(_spans, self._created.id, self._created.traceparent, noted, custom_id, now_ns)
+
+
+def _spans(batch_id: str, batch: str | None, noted: _Noted, custom_id: str, now_ns: int) -> Iterable[EndedSpan]:
+    attributes = partial(created_line, noted.topic, noted.partition, batch_id, noted.number, custom_id)
+    name, kind, links = f"create {noted.topic}", SpanKind.PRODUCER, (batch,) if batch else ()
+    span = RecordSpan(name, kind, *noted.trace, None, attributes, links, noted.made_ns)
+    return [EndedSpan(span, {}, None, now_ns)]
