@@ -13,12 +13,14 @@ import msgspec
 from opentelemetry.trace import SpanKind
 
 from shared.span_attributes import Attributes
-from shared.trace_context import LineTrace, is_sampled, span_id_in, trace_id_in
+from shared.trace_context import LineTrace, span_id_in, trace_id_in
 
 # So many ids are drawn at once: of one alone, the work is the ways to the generator and to writing a number in hex.
 IDS_AT_ONCE = 1_024
 _ids: list[str] = []
 os.register_at_fork(after_in_child=_ids.clear)
+# An enumeration looks its members up, at each use.
+_CONSUMER = SpanKind.CONSUMER
 # Asked for when the span is exported. What it refers to lives until then, so no bodies of requests or answers.
 TellAttributes = Callable[[], Attributes]
 
@@ -90,17 +92,14 @@ def processed(
     own: str | None = None,
     began_ns: int,
     ended_ns: int,
-) -> list[EndedSpan]:
-    """The span about the work on a record that has the `traceparent` of `parent`; none where its trace is not kept.
+) -> EndedSpan:
+    """The span about the work on a record that has the `traceparent` of `parent`, whose trace is kept.
 
     Its id is that in its `own` `traceparent`, if others were told of it.
     """
-    if not is_sampled(parent):
-        return []
     span_id = _new_id() if own is None else span_id_in(own)
-    kind = SpanKind.CONSUMER
-    span = RecordSpan(f"process {topic}", kind, trace_id_in(parent), span_id, parent, attributes, (), began_ns)
-    return [EndedSpan(span, {}, None, ended_ns)]
+    span = RecordSpan(f"process {topic}", _CONSUMER, trace_id_in(parent), span_id, parent, attributes, (), began_ns)
+    return EndedSpan(span, {}, None, ended_ns)
 
 
 def _new_id() -> str:

@@ -14,7 +14,7 @@ from shared.record_headers import CompletionHeaders
 from shared.record_spans import EndedSpan, processed
 from shared.span_attributes import Attributes, processed_line
 from shared.telemetry import Telemetry
-from shared.trace_context import may_be_sampled
+from shared.trace_context import is_sampled, may_be_sampled
 
 
 class _Noted(NamedTuple):
@@ -55,4 +55,6 @@ def _spans(topic: str, noted: _Noted, segment_key: str, durable_ns: int) -> Iter
         line = processed_line(topic, noted.partition, noted.offset, noted.batch_id, noted.line)
         return line | {"headrace.segment": segment_key}
 
-    return processed(topic, attributes, noted.traceparent, began_ns=noted.folded_ns, ended_ns=durable_ns)
+    if not is_sampled(noted.traceparent):
+        return ()
+    return (processed(topic, attributes, noted.traceparent, began_ns=noted.folded_ns, ended_ns=durable_ns),)

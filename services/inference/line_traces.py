@@ -6,7 +6,7 @@ its answer is sent, and the spans are made when they are exported.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
@@ -20,6 +20,9 @@ from shared.record_spans import EndedSpan, RecordSpan, continued, processed
 from shared.span_attributes import Attributes, processed_request, request_attributes
 from shared.telemetry import Telemetry
 from shared.trace_context import is_sampled, may_be_sampled, span_id_in, trace_id_in
+
+# An enumeration looks its members up, at each use.
+_INTERNAL = SpanKind.INTERNAL
 
 
 def begin(job: Job) -> Job:
@@ -79,24 +82,33 @@ class LineTraces:
         if job.caller is not None:
             self._telemetry.tell_lines([partial(self._tries, _noted(job, job.caller, tries))])
 
-    def _spans(self, line: TracedLine, ended_ns: int) -> Iterable[EndedSpan]:
+    def _spans(self, line: TracedLine, ended_ns: int) -> list[EndedSpan]:
+        tries = self._tries(line)
+        if not tries and not is_sampled(line.caller):
+            return []
         attributes = partial(
             processed_request, line.topic, line.partition, line.offset, line.headers, line.custom_id, line.topic
         )
-        yield from self._tries(line)
-        yield from processed(
-            line.topic, attributes, line.caller, own=line.own, began_ns=line.began_ns, ended_ns=ended_ns
-        )
+        about = processed(line.topic, attributes, line.caller, own=line.own, began_ns=line.began_ns, ended_ns=ended_ns)
+        return [*tries, about]
 
-    def _tries(self, line: TracedLine) -> Iterable[EndedSpan]:
+    def _tries(self, line: TracedLine) -> list[EndedSpan]:
         if not is_sampled(line.caller):
-            return
-        name, kind = f"{line.operation} {self._model}", SpanKind.INTERNAL
-        trace_id, attributes = trace_id_in(line.own), partial(self._begun, line)
-        for each in line.tries:
-            span_id = span_id_in(each.traceparent)
-            span = RecordSpan(name, kind, trace_id, span_id, line.own, attributes, (), each.asked_ns)
-            yield EndedSpan(span, of_answer(each.answered), each.error, each.answered_ns)
+            return []
+        name, trace_id, attributes = (
+            f"{line.operation} {self._model}",
+            trace_id_in(line.own),
+            partial(self._begun, line),
+        )
+        return [
+            EndedSpan(
+                RecordSpan(name, _INTERNAL, trace_id, span_id_in(t.traceparent), line.own, attributes, (), t.asked_ns),
+                of_answer(t.answered),
+                t.error,
+                t.answered_ns,
+            )
+            for t in line.tries
+        ]
 
     def _begun(self, line: TracedLine) -> Attributes:
         asked = of_request(line.asked, line.operation, self._provider, self._model)

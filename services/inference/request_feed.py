@@ -128,14 +128,12 @@ class RequestFeed:
             if self._assigned.is_condemned(job.tp, job.offset):
                 await self._end_condemned(record, job)
             else:
-                jobs.append(job)
+                jobs.append(job if job.headers.traceparent is None else self._in_trace(job))
         await self._hand_over(jobs, lock)
         self._trace_poll(len(records))
 
     async def _hand_over(self, jobs: list[Job], lock: contextlib.AbstractAsyncContextManager[None]) -> None:
         if jobs:
-            if self._telemetry.enabled:
-                self._open_spans(jobs)
             async with lock:
                 self._in_flight.add(jobs)
                 self._room.submit(jobs)
@@ -221,13 +219,14 @@ class RequestFeed:
         with self._telemetry.records("poll", self._assigned.topic, traced, num_records):
             pass
 
-    def _open_spans(self, jobs: list[Job]) -> None:
-        """Of the lines that are traced."""
-        for number, job in enumerate(jobs):
-            if job.headers.traceparent is not None:
-                begun = jobs[number] = line_traces.begin(job)
-                if begun.caller is not None:
-                    self._traced.append(begun.caller)
+    def _in_trace(self, job: Job) -> Job:
+        """The job with a span of ours, if its record belongs to a trace that is kept."""
+        if not self._telemetry.enabled:
+            return job
+        begun = line_traces.begin(job)
+        if begun.caller is not None:
+            self._traced.append(begun.caller)
+        return begun
 
     async def _park(self, record: Record, reason: str) -> None:
         """Put a record that cannot be read on the dead-letter topic, with the reason, and be done with it."""

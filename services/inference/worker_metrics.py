@@ -3,12 +3,14 @@
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from services.inference.assigned_log import AssignedLog
 from services.inference.engine_room import EngineRoom
 from services.inference.in_flight import InFlight
 from services.inference.job import Done
 from shared.error_codes import CODES_MAX, OTHER
+from shared.instruments import Buckets, Total
 from shared.metric_names import (
     CACHED_TOKENS,
     ENGINE_LINES,
@@ -32,6 +34,20 @@ from shared.telemetry import Telemetry
 _Kind = tuple[str, str, str, bool, str | None]
 
 
+class _Series(NamedTuple):
+    """Where lines of a kind are counted: looked up once, because labels cost more than what is counted under them."""
+
+    lines: Total
+    input: Total
+    cached: Total
+    output: Total
+    wait: Buckets
+    process: Buckets
+    duration: Buckets
+    first: Buckets
+    others: Buckets
+
+
 class WorkerMetrics:
     """The instruments of a worker."""
 
@@ -47,6 +63,8 @@ class WorkerMetrics:
     ) -> None:
         self._model, self._engine = model, engine
         self._codes: set[str] = set()
+        # By topic, class, operation, whether it succeeded, and code: all of them are few.
+        self._known: dict[tuple[str, str, str, bool, str], _Series] = {}
         self.input_tokens = self.output_tokens = 0
         self._lines = telemetry.counter(LINES_FINISHED)
         self._input, self._cached, self._output = map(telemetry.counter, (INPUT_TOKENS, CACHED_TOKENS, OUTPUT_TOKENS))
@@ -66,42 +84,66 @@ class WorkerMetrics:
             kind = (job.tp.topic, job.headers.request_class, job.url, completion.succeeded, completion.error_code)
             alike[kind].append(each)
         for (topic, request_class, url, succeeded, code), members in alike.items():
-            line = {"model": self._model, "class": request_class}
-            error = self._bounded(code or "")
-            outcome = "completed" if succeeded else "failed"
-            self._lines.add(len(members), line | {"outcome": outcome, "error_type": error})
-            self._count_tokens(members, self._generation(url))
-            if not self._duration.is_read:
-                continue
-            inside = [each for each in members if each.entered_at > 0]  # the engine had them
-            self._wait.record_all([each.entered_at - each.job.sent_at for each in inside], line)
-            self._time(inside, topic, self._generation(url), error)
+            series = self._series_of(topic, request_class, operation_of(url), succeeded, self._bounded(code or ""))
+            series.lines.add(len(members))
+            self._count_tokens(members, series)
+            if self._duration.is_read:
+                self._time([each for each in members if each.entered_at > 0], series)  # the engine had them
 
-    def _count_tokens(self, done: Sequence[Done], labels: dict[str, str]) -> None:
+    def _count_tokens(self, done: Sequence[Done], series: _Series) -> None:
         usages = [each.completion.usage for each in done]
         num_input, num_output = sum(u.input_tokens for u in usages), sum(u.output_tokens for u in usages)
         self.input_tokens += num_input
         self.output_tokens += num_output
-        self._input.add(num_input, labels)
-        self._cached.add(sum(u.cached_tokens for u in usages), labels)
-        self._output.add(num_output, labels)
+        series.input.add(num_input)
+        series.cached.add(sum(u.cached_tokens for u in usages))
+        series.output.add(num_output)
 
-    def _time(self, done: Sequence[Done], topic: str, labels: dict[str, str], error: str) -> None:
-        now = time.time()
-        processed = [now - each.job.fetched_at for each in done]
-        self._process.record_all(processed, messaging_labels("process", topic))
-        self._duration.record_all([each.left_at - each.entered_at for each in done], labels | {"error_type": error})
-        timed = [(each.times, each.completion.usage.output_tokens - 1) for each in done if each.times is not None]
-        self._first.record_all([(times.queued_ms + times.prefill_ms) / 1000 for times, _ in timed], labels)
-        of_others = [times.decode_ms / 1000 / num_others for times, num_others in timed if num_others > 0]
-        self._others.record_all(of_others, labels)
+    def _time(self, done: Sequence[Done], series: _Series) -> None:
+        """One loop for all, because each of its own costs as much again."""
+        now, waits, processed, durations = time.time(), list[float](), list[float](), list[float]()
+        first, others = list[float](), list[float]()
+        for each in done:
+            job, entered_at, times = each.job, each.entered_at, each.times
+            waits.append(entered_at - job.sent_at)
+            processed.append(now - job.fetched_at)
+            durations.append(each.left_at - entered_at)
+            if times is not None:
+                first.append((times.queued_ms + times.prefill_ms) / 1000)
+                if (num_tokens := each.completion.usage.output_tokens) > 1:
+                    others.append(times.decode_ms / 1000 / (num_tokens - 1))
+        series.wait.record_all(waits)
+        series.process.record_all(processed)
+        series.duration.record_all(durations)
+        series.first.record_all(first)
+        series.others.record_all(others)
 
-    def _generation(self, url: str) -> dict[str, str]:
-        return {
-            "gen_ai_operation_name": operation_of(url),
+    def _series_of(self, topic: str, request_class: str, operation: str, succeeded: bool, code: str) -> _Series:
+        known = self._known.get((topic, request_class, operation, succeeded, code))
+        if known is None:
+            known = self._new_series(topic, request_class, operation, succeeded, code)
+            self._known[topic, request_class, operation, succeeded, code] = known
+        return known
+
+    def _new_series(self, topic: str, request_class: str, operation: str, succeeded: bool, code: str) -> _Series:
+        line, error = {"model": self._model, "class": request_class}, {"error_type": code}
+        outcome = {"outcome": "completed" if succeeded else "failed"}
+        generation = {
+            "gen_ai_operation_name": operation,
             "gen_ai_request_model": self._model,
             "gen_ai_provider_name": self._engine,
         }
+        return _Series(
+            lines=self._lines.of(line | outcome | error),
+            input=self._input.of(generation),
+            cached=self._cached.of(generation),
+            output=self._output.of(generation),
+            wait=self._wait.of(line),
+            process=self._process.of(messaging_labels("process", topic)),
+            duration=self._duration.of(generation | error),
+            first=self._first.of(generation),
+            others=self._others.of(generation),
+        )
 
     def _bounded(self, code: str) -> str:
         """An error's code as a label: engines may write what they like into theirs, and a series is for ever."""

@@ -19,6 +19,9 @@ from shared.span_attributes import created_line
 from shared.telemetry import Telemetry
 from shared.trace_context import LineTrace, line_trace
 
+# An enumeration looks its members up, at each use.
+_PRODUCER = SpanKind.PRODUCER
+
 
 class _Noted(NamedTuple):
     """A line whose record was made at a time in Unix nanoseconds, for this partition of a topic."""
@@ -62,6 +65,6 @@ class LineTraces:
 
 def _spans(batch_id: str, batch: str | None, noted: _Noted, custom_id: str, now_ns: int) -> Iterable[EndedSpan]:
     attributes = partial(created_line, noted.topic, noted.partition, batch_id, noted.number, custom_id)
-    name, kind, links = f"create {noted.topic}", SpanKind.PRODUCER, (batch,) if batch else ()
-    span = RecordSpan(name, kind, *noted.trace, None, attributes, links, noted.made_ns)
+    name, links = f"create {noted.topic}", (batch,) if batch else ()
+    span = RecordSpan(name, _PRODUCER, *noted.trace, None, attributes, links, noted.made_ns)
     return [EndedSpan(span, {}, None, now_ns)]

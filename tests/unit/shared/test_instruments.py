@@ -27,11 +27,12 @@ def test_counter_loses_nothing_between_threads() -> None:
     def add(_: int) -> None:
         for _ in range(1000):
             tally.add(1, {"a": "b"})
+            tally.of({"a": "b"}).add(1)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(add, range(4)))
     found = [(observation.attributes, observation.value) for observation in tally.observe(CallbackOptions())]
-    assert found == [({"a": "b"}, 4000)]
+    assert found == [({"a": "b"}, 8000)]
 
 
 def test_labels_are_the_same_in_any_order() -> None:
@@ -41,16 +42,18 @@ def test_labels_are_the_same_in_any_order() -> None:
     tally.add(5)
     found = {tuple(observation.attributes or ()): observation.value for observation in tally.observe(CallbackOptions())}
     assert found == {("a", "b"): 3, (): 5}
+    tally.of({"b": "2", "a": "1"}).add(4)
+    assert {observation.value for observation in tally.observe(CallbackOptions())} == {7, 5}
 
 
 def test_few_are_kept_until_they_are_added_up() -> None:
     tally, distribution = Tally(), Distribution(WAIT)
     for number in range(5 * NOTED_MAX + 3):
         tally.add(number)
-        distribution.record_all([1.0, 2.0])
+        distribution.record(1.0)
         assert max(len(tally._noted), len(distribution._noted)) < NOTED_MAX
     data = distribution.data().data
-    assert isinstance(data, Histogram) and data.data_points[0].count == 2 * (5 * NOTED_MAX + 3)
+    assert isinstance(data, Histogram) and data.data_points[0].count == 5 * NOTED_MAX + 3
 
 
 def test_what_nobody_reads_is_not_kept() -> None:
@@ -65,7 +68,7 @@ def test_what_nobody_reads_is_not_kept() -> None:
 @given(st.lists(st.sampled_from([*WAIT.buckets]) | st.floats(-1.0, 4.0), min_size=1, max_size=50))
 def test_each_value_is_in_the_first_bucket_that_holds_it(values: list[float]) -> None:
     distribution = Distribution(WAIT)
-    distribution.record_all(values)
+    distribution.of({}).record_all(values)
     data = distribution.data().data
     assert isinstance(data, Histogram)
     [point] = data.data_points
@@ -76,9 +79,10 @@ def test_each_value_is_in_the_first_bucket_that_holds_it(values: list[float]) ->
 
 def test_values_are_in_the_bucket_whose_upper_bound_they_do_not_pass() -> None:
     distribution = Distribution(WAIT)
-    distribution.record_all([0.1, 0.5, 0.6, 1.0, 3.0], {"class": "batch"})
+    batch = distribution.of({"class": "batch"})
+    batch.record_all([0.1, 0.5, 0.6, 1.0, 3.0])
+    batch.record_all([])
     distribution.record(9.0, {"class": "batch"})
-    distribution.record_all([], {"class": "interactive"})
     data = distribution.data().data
     assert isinstance(data, Histogram)
     [point] = data.data_points
@@ -88,7 +92,7 @@ def test_values_are_in_the_bucket_whose_upper_bound_they_do_not_pass() -> None:
 
 def test_histogram_is_on_the_page_beside_instruments_of_the_client() -> None:
     distribution = Distribution(WAIT)
-    distribution.record_all([0.1, 1.5], {"class": "batch"})
+    distribution.of({"class": "batch"}).record_all([0.1, 1.5])
     provider = MeterProvider([PageReader(InstrumentationScope("test"), lambda: [distribution.data()])])
     provider.get_meter("test").create_counter("test.instruments.calls").add(3)
     page = {family.name: family for family in REGISTRY.collect()}
