@@ -1,8 +1,8 @@
 """Which spans does a worker make about a line? SHELL: that of its record, and one for each time the engine was asked.
 
 A line that is traced comes between a hundred that are not, and what is done for it alone finds everything out of the
-processor's caches. So while it is worked on only ids and times are noted, from its bodies a few numbers are read when
-its answer is sent, and the spans are made when they are exported.
+processor's caches. So while it is worked on only ids and times are noted, from the bodies of several lines a few
+numbers are read together, and the spans are made when they are exported.
 """
 
 import time
@@ -21,6 +21,8 @@ from shared.span_attributes import Attributes, processed_request, request_attrib
 from shared.telemetry import Telemetry
 from shared.trace_context import is_sampled, may_be_sampled, span_id_in, trace_id_in
 
+# Lines that are told together, unless their bodies are larger than that.
+LINES_AT_ONCE, BYTES_MAX = 16, 1024 * 1024
 # An enumeration looks its members up, at each use.
 _INTERNAL = SpanKind.INTERNAL
 
@@ -43,7 +45,7 @@ class _Try(msgspec.Struct, frozen=True):
     answered_ns: int
 
 
-class TracedLine(msgspec.Struct, frozen=True):
+class _TracedLine(msgspec.Struct, frozen=True):
     """What the spans of a line are made of; `caller` and `own` are `traceparent` of its record and of our span."""
 
     topic: str
@@ -61,28 +63,37 @@ class TracedLine(msgspec.Struct, frozen=True):
 
 
 class LineTraces:
-    """The traced lines of a worker; from any thread."""
+    """The traced lines of a worker; all but `tell_tries` belong to the Kafka thread."""
 
     def __init__(self, telemetry: Telemetry, provider: str, model: str) -> None:
         self._telemetry = telemetry
         self._provider = provider
         self._model = model
+        # Lines whose answers were sent, at a time in Unix nanoseconds.
+        self._sent: list[tuple[Done, int]] = []
+        self._num_bytes = 0
 
-    def note(self, done: Sequence[Done]) -> list[TracedLine]:
-        """Those of the lines that are traced, before their answers are sent."""
-        return [_noted(d.job, d.job.caller, d.traced) for d in done if d.job.caller is not None]
-
-    def tell(self, lines: Sequence[TracedLine]) -> None:
-        """Their answers are sent."""
+    def note_sent(self, lines: Sequence[Done]) -> None:
+        """The answers of lines that are traced are sent; `tell` is still to be called."""
         now_ns = time.time_ns()
-        self._telemetry.tell_lines([partial(self._spans, line, now_ns) for line in lines])
+        for each in lines:
+            self._sent.append((each, now_ns))
+            self._num_bytes += len(each.job.body) + len(each.completion.value)
+        if len(self._sent) >= LINES_AT_ONCE or self._num_bytes > BYTES_MAX:
+            self.tell()
+
+    def tell(self) -> None:
+        """Hand over what spans are made of; call it now and then, and in the end."""
+        sent, self._sent, self._num_bytes = self._sent, [], 0
+        lines = [(_noted(each.job, each.traced), sent_ns) for each, sent_ns in sent]
+        self._telemetry.tell_lines([partial(self._spans, line, sent_ns) for line, sent_ns in lines])
 
     def tell_tries(self, job: Job, tries: Sequence[TracedTry]) -> None:
         """Of a line that is not answered, because the engine died."""
         if job.caller is not None:
-            self._telemetry.tell_lines([partial(self._tries, _noted(job, job.caller, tries))])
+            self._telemetry.tell_lines([partial(self._tries, _noted(job, tries))])
 
-    def _spans(self, line: TracedLine, ended_ns: int) -> list[EndedSpan]:
+    def _spans(self, line: _TracedLine, ended_ns: int) -> list[EndedSpan]:
         tries = self._tries(line)
         if not tries and not is_sampled(line.caller):
             return []
@@ -92,7 +103,7 @@ class LineTraces:
         about = processed(line.topic, attributes, line.caller, own=line.own, began_ns=line.began_ns, ended_ns=ended_ns)
         return [*tries, about]
 
-    def _tries(self, line: TracedLine) -> list[EndedSpan]:
+    def _tries(self, line: _TracedLine) -> list[EndedSpan]:
         if not is_sampled(line.caller):
             return []
         name, trace_id, attributes = (
@@ -110,15 +121,15 @@ class LineTraces:
             for t in line.tries
         ]
 
-    def _begun(self, line: TracedLine) -> Attributes:
+    def _begun(self, line: _TracedLine) -> Attributes:
         asked = of_request(line.asked, line.operation, self._provider, self._model)
         return request_attributes(line.headers, line.custom_id) | asked
 
 
-def _noted(job: Job, caller: str, tries: Sequence[TracedTry]) -> TracedLine:
-    own = job.headers.traceparent
-    assert own is not None, "begin() gave it one"
-    return TracedLine(
+def _noted(job: Job, tries: Sequence[TracedTry]) -> _TracedLine:
+    caller, own = job.caller, job.headers.traceparent
+    assert caller is not None and own is not None, "begin() gave it both"
+    return _TracedLine(
         topic=job.tp.topic,  # its name is that of the group, too
         partition=job.tp.partition,
         offset=job.offset,

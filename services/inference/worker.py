@@ -161,21 +161,21 @@ class Worker:
             await self._publish(small, [self._record(d) for d in small])
 
     async def _publish(self, done: Sequence[Done], records: Sequence[OutgoingRecord]) -> None:
-        lines = self._line_traces.note(done)
-        traced = [line.own for line in lines]
+        lines = [d for d in done if d.job.caller is not None]
+        traced = [d.job.headers.traceparent or "" for d in lines]
         parent = traced[0] if len(done) == len(traced) == 1 else None
         try:
             with self._telemetry.records("send", records[0].topic if records else "", traced, len(records), parent):
                 await self._publisher.send_all([r for r in records if not is_reply(r)])
                 await self._replies.send_all([r for r in records if is_reply(r)])
         finally:
-            self._line_traces.tell(lines)
+            self._line_traces.note_sent(lines)
         for d in done:
             self._by_topic[d.job.tp.topic].finish(d.job.tp, d.job.offset)
             if not d.completion.succeeded:
                 self._trace_failure(d)
-        for line in lines:
-            self._unsettled.setdefault(line.topic, []).append(line.own)
+        for d, traceparent in zip(lines, traced, strict=True):
+            self._unsettled.setdefault(d.job.tp.topic, []).append(traceparent)
         self._to_commit.set()
         self._metrics.count(done)
         self._in_flight.remove([d.job for d in done])
@@ -196,6 +196,7 @@ class Worker:
             )
 
     async def _commit(self) -> None:
+        self._line_traces.tell()
         unsettled, self._unsettled = self._unsettled, {}
         for each in self._assigned.values():
             traced = unsettled.get(each.topic, [])
@@ -226,13 +227,16 @@ class Worker:
 
     async def _commit_regularly(self, interval_s: float) -> None:
         """Soon after something was finished; at other times now and then, because a commit may have been refused."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(interval_s, IDLE_COMMIT_S)):
-                    await self._to_commit.wait()
-            self._to_commit.clear()
-            await self._commit()
-            await asyncio.sleep(interval_s)
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(interval_s, IDLE_COMMIT_S)):
+                        await self._to_commit.wait()
+                self._to_commit.clear()
+                await self._commit()
+                await asyncio.sleep(interval_s)
+        finally:
+            self._line_traces.tell()
 
     async def _send_heartbeats(self, interval_s: float) -> None:
         while True:
