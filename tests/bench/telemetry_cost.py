@@ -28,7 +28,7 @@ from tests.e2e.stack import Stack, submit_file, wait_for_end
 from tests.otlp_sink import serve_otlp_sink
 from tests.providers import start_kafka
 
-ROWS, BYTES, PAIRS, ROUNDS = 16_000, 2_000, 32, 3
+ROWS, BYTES, PAIRS, ROUNDS = 16_000, 2_000, 24, 3
 # Whoever asks for a batch all the time measures what it costs to answer, so nobody asks for the first part of the time
 # that both took before; before the first round, that of stacks faster than any machine of ours had.
 QUIET_SHARE, ROWS_PER_SECOND_MAX = 0.85, 10_000
