@@ -91,26 +91,17 @@ class LineTraces:
     def tell_tries(self, job: Job, tries: Sequence[TracedTry]) -> None:
         """Of a line that is not answered, because the engine died."""
         if job.caller is not None:
-            self._telemetry.tell_lines([partial(self._tries, _noted(job, tries))])
+            self._telemetry.tell_lines([partial(self._spans, _noted(job, tries), None)])
 
-    def _spans(self, line: _TracedLine, ended_ns: int) -> list[EndedSpan]:
-        tries = self._tries(line)
-        if not tries and not is_sampled(line.caller):
-            return []
-        attributes = partial(
-            processed_request, line.topic, line.partition, line.offset, line.headers, line.custom_id, line.topic
-        )
-        about = processed(line.topic, attributes, line.caller, own=line.own, began_ns=line.began_ns, ended_ns=ended_ns)
-        return [*tries, about]
-
-    def _tries(self, line: _TracedLine) -> list[EndedSpan]:
+    def _spans(self, line: _TracedLine, sent_ns: int | None) -> list[EndedSpan]:
+        """That of the record ends with its answer; without one it is not told."""
         if not is_sampled(line.caller):
             return []
-        name, trace_id, attributes = (
-            f"{line.operation} {self._model}",
-            trace_id_in(line.own),
-            partial(self._begun, line),
-        )
+        return [*self._tries(line), *([] if sent_ns is None else [_about_record(line, sent_ns)])]
+
+    def _tries(self, line: _TracedLine) -> list[EndedSpan]:
+        name, trace_id = f"{line.operation} {self._model}", trace_id_in(line.own)
+        attributes = partial(self._begun, line)
         return [
             EndedSpan(
                 RecordSpan(name, _INTERNAL, trace_id, span_id_in(t.traceparent), line.own, attributes, (), t.asked_ns),
@@ -124,6 +115,13 @@ class LineTraces:
     def _begun(self, line: _TracedLine) -> Attributes:
         asked = of_request(line.asked, line.operation, self._provider, self._model)
         return request_attributes(line.headers, line.custom_id) | asked
+
+
+def _about_record(line: _TracedLine, sent_ns: int) -> EndedSpan:
+    attributes = partial(
+        processed_request, line.topic, line.partition, line.offset, line.headers, line.custom_id, line.topic
+    )
+    return processed(line.topic, attributes, line.caller, own=line.own, began_ns=line.began_ns, ended_ns=sent_ns)
 
 
 def _noted(job: Job, tries: Sequence[TracedTry]) -> _TracedLine:
