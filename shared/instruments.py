@@ -85,7 +85,7 @@ class Buckets:
 class _Instrument(ABC, Generic[_Value, _Series]):
     """Numbers by their labels; does nothing where it is never read. Labels are kept for a while: do not change them.
 
-    Whoever adds often under the same labels does so `of` them.
+    Whoever adds often under the same labels does so `of` them, which counts in any case.
     """
 
     def __init__(self, *, is_read: bool) -> None:

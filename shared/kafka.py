@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 # How long a broker may hold a fetch of who works through a log: what else is there may have to wait for it.
 WORK_FETCH_WAIT_MS = 500
 # How often a client looks for something to fetch without a reason; it is told of records, room, seeks and rebalances,
-# and its own 200 is a tenth of what an idle stack takes.
+# and its own 200 was a third of what an idle stack took.
 FETCH_LOOK_MS = 1_000
 FETCH_BYTES_PER_PARTITION = 2 * RECORD_BYTES_MAX
 PRODUCER_BATCH_BYTES = 256 * 1024

@@ -69,23 +69,23 @@ class LineTraces:
         self._telemetry = telemetry
         self._provider = provider
         self._model = model
-        # Lines whose answers were sent, at a time in Unix nanoseconds.
-        self._sent: list[tuple[Done, int]] = []
+        # Lines that ended, and when their answers were sent, in Unix nanoseconds; None = nobody has them.
+        self._ended: list[tuple[Done, int | None]] = []
         self._num_bytes = 0
 
-    def note_sent(self, lines: Sequence[Done]) -> None:
-        """The answers of lines that are traced are sent; `tell` is still to be called."""
-        now_ns = time.time_ns()
+    def note(self, lines: Sequence[Done], *, are_sent: bool) -> None:
+        """Lines that are traced ended, and their answers were sent or could not be; `tell` is still to be called."""
+        sent_ns = time.time_ns() if are_sent else None
         for each in lines:
-            self._sent.append((each, now_ns))
+            self._ended.append((each, sent_ns))
             self._num_bytes += len(each.job.body) + len(each.completion.value)
-        if len(self._sent) >= LINES_AT_ONCE or self._num_bytes > BYTES_MAX:
+        if len(self._ended) >= LINES_AT_ONCE or self._num_bytes > BYTES_MAX:
             self.tell()
 
     def tell(self) -> None:
         """Hand over what spans are made of; call it now and then, and in the end."""
-        sent, self._sent, self._num_bytes = self._sent, [], 0
-        lines = [(_noted(each.job, each.traced), sent_ns) for each, sent_ns in sent]
+        ended, self._ended, self._num_bytes = self._ended, [], 0
+        lines = [(_noted(each.job, each.traced), sent_ns) for each, sent_ns in ended]
         self._telemetry.tell_lines([partial(self._spans, line, sent_ns) for line, sent_ns in lines])
 
     def tell_tries(self, job: Job, tries: Sequence[TracedTry]) -> None:

@@ -164,12 +164,14 @@ class Worker:
         lines = [d for d in done if d.job.caller is not None]
         traced = [d.job.headers.traceparent or "" for d in lines]
         parent = traced[0] if len(done) == len(traced) == 1 else None
+        are_sent = False
         try:
             with self._telemetry.records("send", records[0].topic if records else "", traced, len(records), parent):
                 await self._publisher.send_all([r for r in records if not is_reply(r)])
                 await self._replies.send_all([r for r in records if is_reply(r)])
+            are_sent = True
         finally:
-            self._line_traces.note_sent(lines)
+            self._line_traces.note(lines, are_sent=are_sent)
         for d in done:
             self._by_topic[d.job.tp.topic].finish(d.job.tp, d.job.offset)
             if not d.completion.succeeded:

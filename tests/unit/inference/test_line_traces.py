@@ -35,7 +35,9 @@ def from_caller(traceparent: str) -> Job:
     )
 
 
-async def run(results: list[EngineResult], *, is_traced: bool = True) -> tuple[list[ReadableSpan], ScriptedEngine]:
+async def run(
+    results: list[EngineResult], *, is_traced: bool = True, are_sent: bool = True
+) -> tuple[list[ReadableSpan], ScriptedEngine]:
     """What is exported for a line that the engine answers like this, one after the other."""
     exporter, left = MemorySpanExporter(), iter(results)
     telemetry, engine = Telemetry("test", TelemetrySettings(), exporter), ScriptedEngine(lambda _: next(left))
@@ -46,7 +48,7 @@ async def run(results: list[EngineResult], *, is_traced: bool = True) -> tuple[l
     if isinstance(ended, Run):
         assert len(ended.traced) == (len(results) if is_traced else 0)
         told = LineTraces(telemetry, engine.name, "m")
-        told.note_sent([Done(line, ended.completion, traced=ended.traced)] if is_traced else [])
+        told.note([Done(line, ended.completion, traced=ended.traced)] if is_traced else [], are_sent=are_sent)
         told.tell()
     telemetry.close()
     return list(exporter.get_finished_spans()), engine
@@ -83,6 +85,11 @@ async def test_engine_that_dies_has_its_span_though_nothing_is_published() -> No
     assert [dict(span.attributes or {}).get("error.type") for span in spans] == ["engine_dead"]
 
 
+async def test_answer_that_is_not_sent_was_generated_but_its_record_is_not_done() -> None:
+    spans, _ = await run([OK], are_sent=False)
+    assert [span.name for span in spans] == ["text_completion m"]
+
+
 async def test_line_that_is_not_traced_has_none() -> None:
     spans, engine = await run([OK], is_traced=False)
     assert not spans and engine.requests[0].traceparent is None
@@ -96,7 +103,7 @@ async def test_line_whose_trace_is_not_kept_has_none(traceparent: str) -> None:
     told = LineTraces(telemetry, "echo", "m")
     completion = answered(job().headers, "c0", "r", OK)
     jobs = [from_caller(caller) for caller in (traceparent, PARENT)]
-    told.note_sent([Done(each, completion) for each in jobs if each.caller is not None])
+    told.note([Done(each, completion) for each in jobs if each.caller is not None], are_sent=True)
     told.tell()
     telemetry.close()
     assert [span.name for span in exporter.get_finished_spans()] == ["process t"]
@@ -110,8 +117,8 @@ async def test_lines_are_told_when_there_are_many_or_they_are_large(num_lines: i
     done = Done(
         from_caller(PARENT), msgspec.structs.replace(answered(job().headers, "c0", "r", OK), value=b"x" * length)
     )
-    told.note_sent([done] * (num_lines - 1))
-    told.note_sent([done])
-    told.note_sent([done])
+    told.note([done] * (num_lines - 1), are_sent=True)
+    told.note([done], are_sent=True)
+    told.note([done], are_sent=True)
     telemetry.close()
     assert len(exporter.get_finished_spans()) == num_lines, "the last one waits for more"
