@@ -37,6 +37,7 @@ _UNFINISHED = {
     "not_run": "Its batch ended before it was run.",
     "unknown": "Its batch ended, and what was noted of the line is not kept any more.",
 }
+_REDELIVERED = "A worker that died, or was thought dead, may have had it before; it was delivered again."
 # What takes less is not why a line was slow.
 SLOW_S = 0.05
 
@@ -95,22 +96,26 @@ def _status(view: BatchView, found: Found) -> str:
 
 
 def _because(view: BatchView, found: Found, times: LineTimes | None, seconds: Mapping[str, float | None]) -> str | None:
-    """What took the most of a line's time, in words; None where nobody knows."""
+    """What took the most of a line's time, in words, and whether a worker's death took some; None: nobody knows."""
     if found.segment is None:
         return _UNFINISHED[_status(view, found)]
-    outer = {part: seconds[part] or 0.0 for part in PARTS if part not in INSIDE}
-    longest = max(outer, key=lambda part: outer[part])
     if times is None:
         return None
+    outer = {part: seconds[part] or 0.0 for part in PARTS if part not in INSIDE}
+    longest = max(outer, key=lambda part: outer[part])
     if outer[longest] < SLOW_S:
         return "No part of its way took long."
+    if not times.redelivered or outer["in_topic"] < SLOW_S:
+        return _longest(longest, outer, times, seconds)
+    return _REDELIVERED if longest == "in_topic" else f"{_longest(longest, outer, times, seconds)} {_REDELIVERED}"
+
+
+def _longest(longest: str, outer: Mapping[str, float], times: LineTimes, seconds: Mapping[str, float | None]) -> str:
     inside = {part: seconds[part] or 0.0 for part in INSIDE}
     if longest == "in_engine" and times.tries > 1:
         return f"The engine was asked {times.tries} times until it answered."
     if longest == "in_engine" and max(inside.values()) > outer[longest] / 2:
         longest = max(inside, key=lambda part: inside[part])
-    if longest == "in_topic" and times.redelivered:
-        return "A worker that died, or was thought dead, may have had it before; it was delivered again."
     if longest == "before_dispatch" and times.attempt > 1:
         return f"It was lost, found missing, and sent again: this was attempt {times.attempt}."
     return _WORDS[longest]

@@ -72,6 +72,14 @@ def test_longest_part_is_why(times: dict[str, int], words: str) -> None:
     assert words in told(answered(**given))["because"]
 
 
+@pytest.mark.parametrize(("fetched_ms", "says_so"), [(MS + 1_800, True), (MS + 20, False)])
+def test_death_of_a_worker_is_told_beside_what_took_longer(fetched_ms: int, says_so: bool) -> None:
+    times = {"fetched_ms": fetched_ms, "entered_ms": MS + 1_801, "left_ms": MS + 3_800, "decode_ms": 1_990}
+    because = told(answered(MS + 3_810, MS + 3_820, redelivered=1, **times))["because"]
+    assert ("died" in because) is says_so
+    assert because.startswith("The engine wrote its answer.")
+
+
 def test_line_that_was_lost_says_so() -> None:
     found = told(answered(MS + 9_040, MS + 9_050, attempt=2, **LATE))
     assert "attempt 2" in found["because"]
