@@ -1,8 +1,8 @@
 """Which spans does a worker make about a line? SHELL: that of its record, and one for each time the engine was asked.
 
 A line that is traced comes between a hundred that are not, and what is done for it alone finds everything out of the
-processor's caches. So while it is worked on only ids and times are noted, from the bodies of several lines a few
-numbers are read together, and the spans are made when they are exported.
+processor's caches. So while it is worked on only ids and times are noted; its bodies are read and its spans are made
+when they are exported.
 """
 
 import time
@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanKind
 
 from services.inference.generation_span import Answered, Asked, answered_in, asked_in, error_of, of_answer, of_request
 from services.inference.job import Done, Job, TracedTry
+from shared.held_bodies import HeldBodies, Unread
 from shared.openai_batch import operation_of
 from shared.record_headers import RequestHeaders
 from shared.record_spans import EndedSpan, RecordSpan, continued, processed
@@ -21,8 +22,6 @@ from shared.span_attributes import Attributes, processed_request, request_attrib
 from shared.telemetry import Telemetry
 from shared.trace_context import is_sampled, may_be_sampled, span_id_in, trace_id_in
 
-# Lines that are told together, unless their bodies are larger than that.
-LINES_AT_ONCE, BYTES_MAX = 16, 1024 * 1024
 # An enumeration looks its members up, at each use.
 _INTERNAL = SpanKind.INTERNAL
 
@@ -63,38 +62,32 @@ class _TracedLine(msgspec.Struct, frozen=True):
 
 
 class LineTraces:
-    """The traced lines of a worker; all but `tell_tries` belong to the Kafka thread."""
+    """The traced lines of a worker; `tell` belongs to the Kafka thread, `tell_tries` to the engine's."""
 
     def __init__(self, telemetry: Telemetry, provider: str, model: str) -> None:
         self._telemetry = telemetry
         self._provider = provider
         self._model = model
-        # Lines that ended, and when their answers were sent, in Unix nanoseconds; None = nobody has them.
-        self._ended: list[tuple[Done, int | None]] = []
-        self._num_bytes = 0
+        self._bodies = HeldBodies()
 
-    def note(self, lines: Sequence[Done], *, are_sent: bool) -> None:
-        """Lines that are traced ended, and their answers were sent or could not be; `tell` is still to be called."""
+    def tell(self, lines: Sequence[Done], *, are_sent: bool) -> None:
+        """Lines that are traced ended, and their answers were sent or could not be."""
         sent_ns = time.time_ns() if are_sent else None
-        for each in lines:
-            self._ended.append((each, sent_ns))
-            self._num_bytes += len(each.job.body) + len(each.completion.value)
-        if len(self._ended) >= LINES_AT_ONCE or self._num_bytes > BYTES_MAX:
-            self.tell()
+        self._telemetry.tell_lines([partial(self._spans, self._unread(each), sent_ns) for each in lines])
 
-    def tell(self) -> None:
-        """Hand over what spans are made of; call it now and then, and in the end."""
-        ended, self._ended, self._num_bytes = self._ended, [], 0
-        lines = [(_noted(each.job, each.traced), sent_ns) for each, sent_ns in ended]
-        self._telemetry.tell_lines([partial(self._spans, line, sent_ns) for line, sent_ns in lines])
+    def _unread(self, done: Done) -> Unread[_TracedLine]:
+        num_bytes = len(done.job.body) + len(done.completion.value)
+        return self._bodies.hold(partial(_noted, done.job, done.traced), num_bytes)
 
     def tell_tries(self, job: Job, tries: Sequence[TracedTry]) -> None:
         """Of a line that is not answered, because the engine died."""
         if job.caller is not None:
-            self._telemetry.tell_lines([partial(self._spans, _noted(job, tries), None)])
+            unread = Unread(partial(_noted, job, tries), len(job.body))
+            self._telemetry.tell_lines([partial(self._spans, unread, None)])
 
-    def _spans(self, line: _TracedLine, sent_ns: int | None) -> list[EndedSpan]:
+    def _spans(self, unread: Unread[_TracedLine], sent_ns: int | None) -> list[EndedSpan]:
         """That of the record ends with its answer; without one it is not told."""
+        line = unread.value()
         if not is_sampled(line.caller):
             return []
         return [*self._tries(line), *([] if sent_ns is None else [_about_record(line, sent_ns)])]

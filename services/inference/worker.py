@@ -171,7 +171,7 @@ class Worker:
                 await self._replies.send_all([r for r in records if is_reply(r)])
             are_sent = True
         finally:
-            self._line_traces.note(lines, are_sent=are_sent)
+            self._line_traces.tell(lines, are_sent=are_sent)
         for d in done:
             self._by_topic[d.job.tp.topic].finish(d.job.tp, d.job.offset)
             if not d.completion.succeeded:
@@ -198,7 +198,6 @@ class Worker:
             )
 
     async def _commit(self) -> None:
-        self._line_traces.tell()
         unsettled, self._unsettled = self._unsettled, {}
         for each in self._assigned.values():
             traced = unsettled.get(each.topic, [])
@@ -229,16 +228,13 @@ class Worker:
 
     async def _commit_regularly(self, interval_s: float) -> None:
         """Soon after something was finished; at other times now and then, because a commit may have been refused."""
-        try:
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(interval_s, IDLE_COMMIT_S)):
-                        await self._to_commit.wait()
-                self._to_commit.clear()
-                await self._commit()
-                await asyncio.sleep(interval_s)
-        finally:
-            self._line_traces.tell()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(interval_s, IDLE_COMMIT_S)):
+                    await self._to_commit.wait()
+            self._to_commit.clear()
+            await self._commit()
+            await asyncio.sleep(interval_s)
 
     async def _send_heartbeats(self, interval_s: float) -> None:
         while True:

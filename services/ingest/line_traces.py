@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from opentelemetry.trace import SpanKind
 
+from shared.held_bodies import HeldBodies, Unread
 from shared.messages import BatchCreated
 from shared.openai_batch import decode_request_line
 from shared.record_spans import EndedSpan, RecordSpan
@@ -28,7 +29,7 @@ class _Noted(NamedTuple):
 
     trace: LineTrace
     number: int
-    value: bytes
+    custom_id: Unread[str]
     topic: str
     partition: int
     made_ns: int
@@ -42,28 +43,32 @@ class LineTraces:
         self._created = created
         self._share = telemetry.share_of(created.id)
         self._noted: list[_Noted] = []
+        self._values = HeldBodies()
 
     def begin(self, number: int, value: bytes, topic: str, partition: int) -> str | None:
         """The `traceparent` of a line (0-based) whose record is made now; None where it is not traced."""
         if not self._share.has(number):
             return None
         trace = line_trace(self._created.id, number)
-        self._noted.append(_Noted(trace, number, value, topic, partition, time.time_ns()))
+        custom_id = self._values.hold(partial(_custom_id_in, value), len(value))
+        self._noted.append(_Noted(trace, number, custom_id, topic, partition, time.time_ns()))
         return trace.traceparent
 
     def tell(self) -> list[str]:
         """Their records are about to be sent: a span for each; the `traceparent` of each."""
         all_noted, self._noted = self._noted, []
         now_ns = time.time_ns()
-        self._telemetry.tell_lines([self._told(noted, now_ns) for noted in all_noted])
+        batch_id, batch = self._created.id, self._created.traceparent
+        self._telemetry.tell_lines([partial(_spans, batch_id, batch, noted, now_ns) for noted in all_noted])
         return [noted.trace.traceparent for noted in all_noted]
 
-    def _told(self, noted: _Noted, now_ns: int) -> "partial[Iterable[EndedSpan]]":
-        custom_id, noted = decode_request_line(noted.value).custom_id, noted._replace(value=b"")
-        return partial(_spans, self._created.id, self._created.traceparent, noted, custom_id, now_ns)
+
+def _custom_id_in(value: bytes) -> str:
+    return decode_request_line(value).custom_id
 
 
-def _spans(batch_id: str, batch: str | None, noted: _Noted, custom_id: str, now_ns: int) -> Iterable[EndedSpan]:
+def _spans(batch_id: str, batch: str | None, noted: _Noted, now_ns: int) -> Iterable[EndedSpan]:
+    custom_id = noted.custom_id.value()
     attributes = partial(created_line, noted.topic, noted.partition, batch_id, noted.number, custom_id)
     name, links = f"create {noted.topic}", (batch,) if batch else ()
     span = RecordSpan(name, _PRODUCER, *noted.trace, None, attributes, links, noted.made_ns)

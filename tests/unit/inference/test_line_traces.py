@@ -12,7 +12,7 @@ from services.inference.completion import answered
 from services.inference.engine import Answer, EngineDead, EngineRequest, EngineResult, Retry
 from services.inference.job import Done, Job, Run
 from services.inference.line_run import LineRunner
-from services.inference.line_traces import BYTES_MAX, LINES_AT_ONCE, LineTraces
+from services.inference.line_traces import LineTraces
 from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry
 from tests.fakes import ScriptedEngine
@@ -48,8 +48,7 @@ async def run(
     if isinstance(ended, Run):
         assert len(ended.traced) == (len(results) if is_traced else 0)
         told = LineTraces(telemetry, engine.name, "m")
-        told.note([Done(line, ended.completion, traced=ended.traced)] if is_traced else [], are_sent=are_sent)
-        told.tell()
+        told.tell([Done(line, ended.completion, traced=ended.traced)] if is_traced else [], are_sent=are_sent)
     telemetry.close()
     return list(exporter.get_finished_spans()), engine
 
@@ -103,22 +102,6 @@ async def test_line_whose_trace_is_not_kept_has_none(traceparent: str) -> None:
     told = LineTraces(telemetry, "echo", "m")
     completion = answered(job().headers, "c0", "r", OK)
     jobs = [from_caller(caller) for caller in (traceparent, PARENT)]
-    told.note([Done(each, completion) for each in jobs if each.caller is not None], are_sent=True)
-    told.tell()
+    told.tell([Done(each, completion) for each in jobs if each.caller is not None], are_sent=True)
     telemetry.close()
     assert [span.name for span in exporter.get_finished_spans()] == ["process t"]
-
-
-@pytest.mark.parametrize(("num_lines", "length"), [(LINES_AT_ONCE, 10), (2, BYTES_MAX // 2)])
-async def test_lines_are_told_when_there_are_many_or_they_are_large(num_lines: int, length: int) -> None:
-    exporter = MemorySpanExporter()
-    telemetry = Telemetry("test", TelemetrySettings(), exporter)
-    told = LineTraces(telemetry, "echo", "m")
-    done = Done(
-        from_caller(PARENT), msgspec.structs.replace(answered(job().headers, "c0", "r", OK), value=b"x" * length)
-    )
-    told.note([done] * (num_lines - 1), are_sent=True)
-    told.note([done], are_sent=True)
-    told.note([done], are_sent=True)
-    telemetry.close()
-    assert len(exporter.get_finished_spans()) == num_lines, "the last one waits for more"
