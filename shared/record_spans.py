@@ -81,7 +81,7 @@ def begin_span(
 
 def continued(traceparent: str) -> str:
     """The `traceparent` of a new span that is inside the trace of a valid one."""
-    return f"00-{trace_id_in(traceparent)}-{_new_id()}-01"
+    return f"00-{traceparent[3:35]}-{_new_id()}-01"
 
 
 def processed(

@@ -7,7 +7,8 @@ processor's caches: its span is made when it is exported.
 import time
 from collections.abc import Iterable
 from functools import partial
-from typing import NamedTuple
+
+import msgspec
 
 from shared.log_reader import Record
 from shared.record_headers import CompletionHeaders
@@ -17,7 +18,7 @@ from shared.telemetry import Telemetry
 from shared.trace_context import is_sampled, may_be_sampled
 
 
-class _Noted(NamedTuple):
+class _Noted(msgspec.Struct, frozen=True):
     """A record that was folded in at a time in Unix nanoseconds."""
 
     traceparent: str

@@ -193,7 +193,8 @@ class EngineRoom:
 
 def _engine_request(job: Job) -> EngineRequest:
     headers = job.headers
-    return EngineRequest(job.request_id, job.url, job.body, _priority(job), headers.traceparent, headers.tracestate)
+    traceparent = job.generation or headers.traceparent
+    return EngineRequest(job.request_id, job.url, job.body, _priority(job), traceparent, headers.tracestate)
 
 
 def _priority(job: Job) -> int:

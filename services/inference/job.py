@@ -20,8 +20,10 @@ class Job(msgspec.Struct, frozen=True):
     body: bytes
     prompt: bytes
     request_id: str
-    # The `traceparent` of its record, where the line is traced: that in its headers is then of our span about it.
+    # Where the line is traced: the `traceparent` of its record, that in its headers is then of our span about it; and
+    # that of the first time that the engine is asked.
     caller: str | None = None
+    generation: str | None = None
     # When its record was written, and fetched by this worker, in Unix seconds.
     sent_at: float = 0.0
     fetched_at: float = 0.0

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from services.inference.completion import Completion, answered, unanswered
-from services.inference.engine import Answer, Engine, EngineDead, EngineRequest, EngineResult, Retry
+from services.inference.engine import Answer, Engine, EngineDead, EngineRequest, Retry
 from services.inference.job import Job, Run, TracedTry
 from services.inference.line_traces import LineTraces
 from shared.guesses import CANCELLED_MESSAGE
@@ -65,8 +65,11 @@ class LineRunner:
         refusal = self.refusal(job)
         tries, traced = 0, list[TracedTry]()
         while refusal is None:
-            result = await (self._engine.answer(request) if job.caller is None else self._trace(job, request, traced))
+            asked_ns = time.time_ns()
+            result = await self._engine.answer(request)
             tries += 1
+            if job.caller is not None:
+                traced.append(TracedTry(request.traceparent or "", result, asked_ns, time.time_ns()))
             if refusal := self.refusal(job):
                 break
             match result:
@@ -89,6 +92,7 @@ class LineRunner:
                     )
                     await asyncio.sleep(min(RETRY_MAX_S, RETRY_BASE_S * 2 ** min(tries, 10)) * random.uniform(0.5, 1))
                     refusal = self.refusal(job)
+                    request = _next_try(job, request)
                 case _:
                     assert_never(result)
         return Run(refusal, tries, traced=tuple(traced))
@@ -96,12 +100,12 @@ class LineRunner:
     def _answered(self, job: Job, answer: Answer) -> Completion:
         return answered(job.headers, job.custom_id, job.request_id, answer, duplicate_errors=self._duplicate_errors)
 
-    async def _trace(self, job: Job, request: EngineRequest, traced: list[TracedTry]) -> EngineResult:
-        """Ask in a span of its own, which is the parent of the engine's."""
-        traceparent, asked_ns = continued(job.headers.traceparent or ""), time.time_ns()
-        result = await self._engine.answer(msgspec.structs.replace(request, traceparent=traceparent))
-        traced.append(TracedTry(traceparent, result, asked_ns, time.time_ns()))
-        return result
+
+def _next_try(job: Job, request: EngineRequest) -> EngineRequest:
+    """The request, in a span of its own if the line is traced, which is the parent of the engine's."""
+    if job.caller is None:
+        return request
+    return msgspec.structs.replace(request, traceparent=continued(job.caller))
 
 
 def is_overdue(job: Job, now_s: float) -> bool:

@@ -6,13 +6,12 @@ loop.
 """
 
 import time
-from collections.abc import Iterable
 from functools import partial
-from typing import NamedTuple
 
+import msgspec
 from opentelemetry.trace import SpanKind
 
-from shared.held_bodies import HeldBodies, Unread
+from shared.held_bodies import HeldBodies
 from shared.messages import BatchCreated
 from shared.openai_batch import decode_request_line
 from shared.record_spans import EndedSpan, RecordSpan
@@ -24,12 +23,12 @@ from shared.trace_context import LineTrace, line_trace
 _PRODUCER = SpanKind.PRODUCER
 
 
-class _Noted(NamedTuple):
+class _Noted(msgspec.Struct, frozen=True):
     """A line whose record was made at a time in Unix nanoseconds, for this partition of a topic."""
 
     trace: LineTrace
     number: int
-    custom_id: Unread[str]
+    value: bytes
     topic: str
     partition: int
     made_ns: int
@@ -50,26 +49,22 @@ class LineTraces:
         if not self._share.has(number):
             return None
         trace = line_trace(self._created.id, number)
-        custom_id = self._values.hold(partial(_custom_id_in, value), len(value))
-        self._noted.append(_Noted(trace, number, custom_id, topic, partition, time.time_ns()))
+        self._noted.append(_Noted(trace, number, value, topic, partition, time.time_ns()))
         return trace.traceparent
 
     def tell(self) -> list[str]:
         """Their records are about to be sent: a span for each; the `traceparent` of each."""
         all_noted, self._noted = self._noted, []
         now_ns = time.time_ns()
-        batch_id, batch = self._created.id, self._created.traceparent
-        self._telemetry.tell_lines([partial(_spans, batch_id, batch, noted, now_ns) for noted in all_noted])
+        self._telemetry.tell_lines(
+            [self._values.hold(partial(self._root_of, noted, now_ns), len(noted.value)) for noted in all_noted]
+        )
         return [noted.trace.traceparent for noted in all_noted]
 
-
-def _custom_id_in(value: bytes) -> str:
-    return decode_request_line(value).custom_id
-
-
-def _spans(batch_id: str, batch: str | None, noted: _Noted, now_ns: int) -> Iterable[EndedSpan]:
-    custom_id = noted.custom_id.value()
-    attributes = partial(created_line, noted.topic, noted.partition, batch_id, noted.number, custom_id)
-    name, links = f"create {noted.topic}", (batch,) if batch else ()
-    span = RecordSpan(name, _PRODUCER, *noted.trace, None, attributes, links, noted.made_ns)
-    return [EndedSpan(span, {}, None, now_ns)]
+    def _root_of(self, noted: _Noted, now_ns: int) -> tuple[EndedSpan]:
+        created, custom_id = self._created, decode_request_line(noted.value).custom_id
+        attributes = partial(created_line, noted.topic, noted.partition, created.id, noted.number, custom_id)
+        links = (created.traceparent,) if created.traceparent else ()
+        trace_id, span_id = noted.trace
+        span = RecordSpan(f"create {noted.topic}", _PRODUCER, trace_id, span_id, None, attributes, links, noted.made_ns)
+        return (EndedSpan(span, {}, None, now_ns),)
