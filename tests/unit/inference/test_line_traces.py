@@ -43,7 +43,7 @@ async def run(
     telemetry, engine = Telemetry("test", TelemetrySettings(), exporter), ScriptedEngine(lambda _: next(left))
     line = from_caller(PARENT) if is_traced else job()
     ended = await LineRunner(engine, "m", telemetry, transient_tries=9).run(
-        line, EngineRequest("r", line.url, line.body)
+        line, EngineRequest("r", line.url, line.body, traceparent=line.generation)
     )
     if isinstance(ended, Run):
         assert len(ended.traced) == (len(results) if is_traced else 0)

@@ -15,9 +15,9 @@ from shared.record_spans import begin_span
 begin = lambda: begin_span("s", SpanKind.CLIENT, dict).span_id
 begin()
 child = os.fork()
-print(begin(), flush=True)
 if child:
-    os.waitpid(child, 0)
+    os.waitpid(child, 0)  # or their texts mix
+print(begin(), flush=True)
 """
 
 
