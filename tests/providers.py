@@ -122,7 +122,8 @@ def start_memory_kafka(topics: tuple[str, ...] = ()) -> Server:
     command = [sys.executable, "-m", "cli.memory_kafka", *topics]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=die_with_parent)
     assert process.stdout is not None
-    return Server("memory", process.stdout.readline().decode().strip(), stop=_ender(process))
+    address = process.stdout.readline().decode().strip()
+    return Server("memory", address, {"pid": str(process.pid)}, stop=_ender(process))
 
 
 def _start_jvm_kafka() -> Server:
@@ -131,7 +132,7 @@ def _start_jvm_kafka() -> Server:
     process = _spawn(list(broker.argv), folder / "kafka.log")
     host, port = broker.bootstrap.split(":")
     _wait(lambda: _connects(host, int(port)), "kafka", process, folder / "kafka.log")
-    return Server("jvm", broker.bootstrap, stop=_ender(process, folder))
+    return Server("jvm", broker.bootstrap, {"pid": str(process.pid)}, stop=_ender(process, folder))
 
 
 def start_minio() -> Server:

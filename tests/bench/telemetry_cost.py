@@ -2,9 +2,9 @@
 
 The latter counts, serves its pages to a scraper, and traces one line in a hundred, and each batch, to a collector.
 Both work on the same rows at the same time, and what is compared is the CPU that a row takes, which is what bounds the
-rows of a second when all cores are busy, as here. In turns, two rounds of one stack differ by an eighth because of what
-else the machine does. Stacks that are set up alike differ by some hundredths as long as they live, so there are many
-pairs.
+rows of a second when all cores are busy, as here: that of the stack's processes, and of the broker, which serves both
+and counts in both alike. In turns, two rounds of one stack differ by an eighth because of what else the machine does.
+Stacks that are set up alike differ by some hundredths as long as they live, so there are many pairs.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ import httpx2
 
 from tests.bench.echo_rows import input_file, upload
 from tests.bench.figure import Figure, median_of
-from tests.bench.processes import cpu_seconds, minus
+from tests.bench.processes import cpu_of_family, cpu_seconds, minus
 from tests.e2e.stack import Stack, submit_file, wait_for_end
 from tests.otlp_sink import serve_otlp_sink
-from tests.providers import start_kafka
+from tests.providers import Server, start_kafka
 
 ROWS, BYTES, PAIRS, ROUNDS = 16_000, 2_000, 24, 3
 # Whoever asks for a batch all the time measures what it costs to answer, so nobody asks for the first part of the time
@@ -60,11 +60,17 @@ def scraped(stack: Stack) -> Iterator[None]:
 
 
 class Pair(NamedTuple):
-    """CPU of own processes in microseconds a row, of the one that tells and of the silent one; its spans of a row."""
+    """CPU in microseconds a row: own processes of the one that tells, of the silent one, the broker; spans of a row."""
 
     loud_us: float
     quiet_us: float
+    broker_us: float
     spans: float
+
+    @property
+    def ratio(self) -> float:
+        """Rows of a CPU second with traces and metrics ÷ without."""
+        return (self.quiet_us + self.broker_us) / (self.loud_us + self.broker_us)
 
 
 def measure(rows: int = ROWS, size: int = BYTES, pairs: int = PAIRS, rounds: int = ROUNDS) -> list[Figure]:
@@ -72,26 +78,29 @@ def measure(rows: int = ROWS, size: int = BYTES, pairs: int = PAIRS, rounds: int
     content, found = input_file(rows, size), list[Pair]()
     broker = start_kafka()  # of none of them
     for number in range(pairs + 1):
-        pair = _measure_pair(broker.address, content, rows, rounds, is_quiet_first=number % 2 == 0)
+        pair = _measure_pair(broker, content, rows, rounds, is_quiet_first=number % 2 == 0)
         if number:  # in the first one the broker's compiler warms up
             found.append(pair)
     broker.stop()
     assert all(pair.spans > 0.01 for pair in found), "nothing was traced"
-    ratios = [pair.quiet_us / pair.loud_us for pair in found]
+    ratios, own = [pair.ratio for pair in found], [pair.quiet_us / pair.loud_us for pair in found]
     costs = [pair.loud_us - pair.quiet_us for pair in found]
     ratio = statistics.geometric_mean(ratios)  # twice as fast and half as fast are as fast, on average
     return [
         Figure("rows a CPU second with traces and metrics ÷ without", ratio, "", "≥ 0.97", tuple(ratios)),
         Figure("standard error of it", _standard_error(ratios)),
+        Figure("the same without the broker", statistics.geometric_mean(own), rounds=tuple(own)),
+        Figure("standard error of it", _standard_error(own)),
         Figure("CPU a row that they cost", statistics.fmean(costs), "us/row", rounds=tuple(costs)),
         Figure("standard error of it", _standard_error(costs), "us/row"),
         median_of("CPU a row without", [pair.quiet_us for pair in found], "us/row"),
+        median_of("CPU a row of the broker", [pair.broker_us for pair in found], "us/row"),
         median_of("spans of a thousand rows", [1000 * pair.spans for pair in found], "spans"),
     ]
 
 
-def _measure_pair(broker: str, content: bytes, rows: int, rounds: int, *, is_quiet_first: bool) -> Pair:
-    arguments = ["--engine", "echo", "--kafka", broker]
+def _measure_pair(broker: Server, content: bytes, rows: int, rounds: int, *, is_quiet_first: bool) -> Pair:
+    arguments = ["--engine", "echo", "--kafka", broker.address]
     with contextlib.ExitStack() as running:
         sink = running.enter_context(serve_otlp_sink())
 
@@ -106,17 +115,25 @@ def _measure_pair(broker: str, content: bytes, rows: int, rounds: int, *, is_qui
         stacks, loud = [stack(is_quiet) for is_quiet in (is_quiet_first, not is_quiet_first)], int(is_quiet_first)
         running.enter_context(_side_by_side(stacks))
         files = [upload(stack.client(), content) for stack in stacks]
-        costs: list[list[float]] = []
+        costs, used_by_broker_s = list[list[float]](), list[float]()
         expected_s = 2 * rows / ROWS_PER_SECOND_MAX
         with scraped(stacks[loud]):
             for _ in range(rounds + 1):
                 began = time.monotonic()
+                broker_s = _broker_cpu_s(broker)
                 costs.append(_round(stacks, files, rows, expected_s))
+                used_by_broker_s.append(_broker_cpu_s(broker) - broker_s)
                 expected_s = time.monotonic() - began
         num_spans = len(sink.spans)
     # The first round finds everything cold.
     means = [statistics.fmean(of_stack) for of_stack in zip(*costs[1:], strict=True)]
-    return Pair(means[loud], means[1 - loud], num_spans / (rows * (rounds + 1)))
+    broker_us = 1e6 * statistics.fmean(used_by_broker_s[1:]) / (len(stacks) * rows)
+    return Pair(means[loud], means[1 - loud], broker_us, num_spans / (rows * (rounds + 1)))
+
+
+def _broker_cpu_s(broker: Server) -> float:
+    """CPU so far; of one that somebody else runs nobody knows, and it does not count then."""
+    return cpu_of_family(int(broker.extra["pid"])) if "pid" in broker.extra else 0.0
 
 
 def _round(stacks: Sequence[Stack], files: Sequence[str], rows: int, expected_s: float) -> list[float]:
