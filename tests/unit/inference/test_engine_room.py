@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from aiokafka import TopicPartition
 
@@ -15,11 +16,13 @@ from services.inference.engine import Answer, EngineDead, EngineLoad, EngineRequ
 from services.inference.engine_room import EngineRoom
 from services.inference.job import Done, Job
 from services.inference.line_run import LineRunner
+from services.inference.line_traces import begin
 from services.inference.micro_batch import MicroBatches
 from services.inference.window import WindowLimits
 from shared.record_headers import RequestHeaders
 from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry
+from shared.trace_context import trace_id_in
 from tests.fakes import ScriptedEngine
 
 OK = Answer(200, b"{}")
@@ -78,6 +81,21 @@ async def test_busy_engine_is_asked_again_then_its_last_answer_is_taken() -> Non
     (done,) = await subject.results(1)
     assert json.loads(done.completion.value)["response"]["status_code"] == 503
     assert len(subject.engine.requests) == 3
+
+
+async def test_each_time_a_traced_line_is_asked_for_the_engine_has_another_span_as_its_parent() -> None:
+    answers = iter([Retry("busy"), OK])
+    subject, line, caller = Room(lambda _: next(answers)), job(), f"00-{'a' * 32}-{'b' * 16}-01"
+    traced = begin(msgspec.structs.replace(line, headers=line.headers.with_traceparent(caller)))
+
+    subject.room.submit([traced])
+
+    (done,) = await subject.results(1)
+    asked = [request.traceparent or "" for request in subject.engine.requests]
+    assert asked == [each.traceparent for each in done.traced]
+    assert asked[0] == traced.generation
+    assert len({caller, traced.headers.traceparent, *asked}) == 4
+    assert {trace_id_in(each) for each in asked} == {"a" * 32}
 
 
 async def test_outage_burns_no_record() -> None:
