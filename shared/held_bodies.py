@@ -7,7 +7,11 @@ processor's caches. So bodies are held until the thread that exports reads many 
 from collections import deque
 from collections.abc import Iterable
 
+import structlog
+
 from shared.record_spans import EndedSpan, MakeSpans
+
+log = structlog.get_logger(__name__)
 
 # Of those that are held by one owner; beyond either the oldest are read at once.
 HELD_MAX, HELD_BYTES_MAX = 1_024, 4 * 1024 * 1024
@@ -27,7 +31,10 @@ class _Unread:
         """Make them, if nobody has, and let go of the bodies."""
         make = self._make
         if make is not None:
-            self._made = make()  # two threads that both do make the same
+            try:
+                self._made = make()  # two threads that both do make the same
+            except Exception:  # of one line; whoever works on the others goes on
+                log.exception("spans not made")
             self._make = None
         return self._made
 

@@ -51,3 +51,13 @@ def test_oldest_are_read_beyond_the_limits(num_bytes: int, num_held: int) -> Non
     assert seen == list(range(num_lines - num_held))
     assert [span for make in makes for span in make()] == [SPAN] * num_lines, "and are exported all the same"
     assert seen == list(range(num_lines)), "each once"
+
+
+def test_spans_that_cannot_be_made_harm_nobody_else() -> None:
+    def fail() -> list[EndedSpan]:
+        raise ValueError("of one line")
+
+    seen, bodies = list[int](), HeldBodies()
+    failing = bodies.hold(fail, HELD_BYTES_MAX + 1)
+    assert list(failing()) == []
+    assert list(hold(bodies, seen, 1, 10)()) == [SPAN]
