@@ -84,7 +84,7 @@ async def test_busy_engine_is_asked_again_then_its_last_answer_is_taken() -> Non
 
 
 async def test_each_time_a_traced_line_is_asked_for_the_engine_has_another_span_as_its_parent() -> None:
-    answers = iter([Retry("busy"), OK])
+    answers = iter(list[EngineResult]([Retry("busy"), OK]))
     subject, line, caller = Room(lambda _: next(answers)), job(), f"00-{'a' * 32}-{'b' * 16}-01"
     traced = begin(msgspec.structs.replace(line, headers=line.headers.with_traceparent(caller)))
 
