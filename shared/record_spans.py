@@ -52,8 +52,12 @@ class EndedSpan(msgspec.Struct, frozen=True):
     ended_ns: int
 
 
-# The spans of one line, made when they are exported; what it refers to lives until then, so no bodies either.
-MakeSpans = Callable[[], Iterable[EndedSpan]]
+class NotedLine(msgspec.Struct, frozen=True, array_like=True):
+    """What is noted of a traced line until its spans are made (`noted_lines`): nothing but values."""
+
+    def spans(self) -> Iterable[EndedSpan]:
+        """Called when they are exported."""
+        raise NotImplementedError
 
 
 def begin_span(

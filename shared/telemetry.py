@@ -28,7 +28,7 @@ from shared.metric_page import PageReader
 from shared.otlp_exporter import OtlpExporter
 from shared.otlp_spans import SpanEncoder
 from shared.record_headers import Header
-from shared.record_spans import EndedSpan, MakeSpans, RecordSpan, TellAttributes, begin_span
+from shared.record_spans import EndedSpan, NotedLine, RecordSpan, TellAttributes, begin_span
 from shared.settings import TelemetrySettings
 from shared.span_attributes import Attributes, group_attributes, messaging_attributes
 from shared.span_queue import SpanQueue
@@ -153,9 +153,9 @@ class Telemetry:
             return None
         return begin_span(f"process {topic}", _CONSUMER, attributes, parent=parent)
 
-    def tell_lines(self, lines: Iterable[MakeSpans]) -> None:
-        """Hand over what makes the spans of lines when they are exported; for hot loops."""
-        if self._ended is not None:
+    def tell_lines(self, lines: Sequence[NotedLine]) -> None:
+        """Note lines of one kind, whose spans are made when they are exported; for hot loops."""
+        if self._ended is not None and lines:
             self._ended.put_lines(lines)
 
     def end(

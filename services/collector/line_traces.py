@@ -6,27 +6,15 @@ processor's caches: its span is made when it is exported.
 
 import time
 from collections.abc import Iterable
-from functools import partial
 
 import msgspec
 
 from shared.log_reader import Record
 from shared.record_headers import CompletionHeaders
-from shared.record_spans import EndedSpan, processed
+from shared.record_spans import EndedSpan, NotedLine, processed
 from shared.span_attributes import Attributes, processed_line
 from shared.telemetry import Telemetry
 from shared.trace_context import is_sampled, may_be_sampled
-
-
-class _Noted(msgspec.Struct, frozen=True):
-    """A record that was folded in at a time in Unix nanoseconds."""
-
-    traceparent: str
-    partition: int
-    offset: int
-    batch_id: str
-    line: int
-    folded_ns: int
 
 
 class LineTraces:
@@ -35,27 +23,47 @@ class LineTraces:
     def __init__(self, telemetry: Telemetry, topic: str) -> None:
         self._telemetry = telemetry
         self._topic = topic
-        self._noted: list[_Noted] = []
+        self._noted: list[_Collected] = []
 
     def note(self, traceparent: str, record: Record, headers: CompletionHeaders) -> None:
         """A line was folded in."""
         if may_be_sampled(traceparent):
-            noted = _Noted(traceparent, record.partition, record.offset, headers.batch_id, headers.line, time.time_ns())
-            self._noted.append(noted)
+            batch_id, line, now_ns = headers.batch_id, headers.line, time.time_ns()
+            self._noted.append(
+                _Collected(traceparent, self._topic, record.partition, record.offset, batch_id, line, now_ns)
+            )
 
     def tell(self, segment_key: str) -> list[str]:
         """All of them are durable: a span for each, from then to now; the `traceparent` of each record."""
-        all_noted, self._noted = self._noted, []
+        noted, self._noted = self._noted, []
         now_ns = time.time_ns()
-        self._telemetry.tell_lines([partial(_spans, self._topic, noted, segment_key, now_ns) for noted in all_noted])
-        return [noted.traceparent for noted in all_noted]
+        self._telemetry.tell_lines(
+            [msgspec.structs.replace(each, segment=segment_key, durable_ns=now_ns) for each in noted]
+        )
+        return [each.traceparent for each in noted]
 
 
-def _spans(topic: str, noted: _Noted, segment_key: str, durable_ns: int) -> Iterable[EndedSpan]:
-    def attributes() -> Attributes:
-        line = processed_line(topic, noted.partition, noted.offset, noted.batch_id, noted.line)
-        return line | {"headrace.segment": segment_key}
+class _Collected(NotedLine, frozen=True):
+    """A record that was folded in, and whose segment was durable, at times in Unix nanoseconds."""
 
-    if not is_sampled(noted.traceparent):
-        return ()
-    return (processed(topic, attributes, noted.traceparent, began_ns=noted.folded_ns, ended_ns=durable_ns),)
+    traceparent: str
+    topic: str
+    partition: int
+    offset: int
+    batch_id: str
+    line: int
+    folded_ns: int
+    segment: str = ""
+    durable_ns: int = 0
+
+    def spans(self) -> Iterable[EndedSpan]:
+        if not is_sampled(self.traceparent):
+            return ()
+        span = processed(
+            self.topic, self._attributes, self.traceparent, began_ns=self.folded_ns, ended_ns=self.durable_ns
+        )
+        return (span,)
+
+    def _attributes(self) -> Attributes:
+        line = processed_line(self.topic, self.partition, self.offset, self.batch_id, self.line)
+        return line | {"headrace.segment": self.segment}

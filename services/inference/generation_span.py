@@ -49,12 +49,10 @@ def asked_in(body: bytes) -> Asked | None:
         return None
 
 
-def answered_in(result: EngineResult) -> Answered | None:
-    """Of an engine's answer, if it is one."""
-    if not isinstance(result, Answer) or result.status != 200:
-        return None
+def answered_in(body: bytes) -> Answered | None:
+    """Of an answer's body; None where it is not what it should be."""
     try:
-        return _response_decoder.decode(result.body)
+        return _response_decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError):
         return None
 

@@ -6,18 +6,19 @@ when they are exported.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import msgspec
 from opentelemetry.trace import SpanKind
 
-from services.inference.generation_span import Asked, answered_in, asked_in, error_of, of_answer, of_request
+from services.inference.engine import Answer
+from services.inference.generation_span import answered_in, asked_in, error_of, of_answer, of_request
 from services.inference.job import Done, Job, TracedTry
-from shared.held_bodies import HeldBodies
+from shared.noted_lines import READ_LATER_BYTES_MAX
 from shared.openai_batch import operation_of
 from shared.record_headers import RequestHeaders
-from shared.record_spans import EndedSpan, MakeSpans, RecordSpan, continued, processed
+from shared.record_spans import EndedSpan, NotedLine, RecordSpan, continued, processed
 from shared.span_attributes import Attributes, processed_request, request_attributes
 from shared.telemetry import Telemetry
 from shared.trace_context import is_sampled, may_be_sampled, span_id_in, trace_id_in
@@ -42,49 +43,106 @@ class LineTraces:
         self._telemetry = telemetry
         self._provider = provider
         self._model = model
-        self._bodies = HeldBodies()
 
     def tell(self, lines: Sequence[Done], *, are_sent: bool) -> None:
         """Lines that are traced ended, and their answers were sent or could not be."""
         sent_ns = time.time_ns() if are_sent else None
-        self._telemetry.tell_lines([self._held(each, sent_ns) for each in lines])
-
-    def _held(self, done: Done, sent_ns: int | None) -> MakeSpans:
-        num_bytes = len(done.job.body) + len(done.completion.value)
-        return self._bodies.hold(partial(self._spans, done.job, done.traced, sent_ns), num_bytes)
+        self._tell([(each.job, each.traced) for each in lines], sent_ns)
 
     def tell_tries(self, job: Job, tries: Sequence[TracedTry]) -> None:
         """Of a line that is not answered, because the engine died."""
-        if job.caller is not None:
-            self._telemetry.tell_lines([partial(self._spans, job, tries, None)])
+        self._tell([(job, tries)], None)
 
-    def _spans(self, job: Job, tries: Sequence[TracedTry], sent_ns: int | None) -> list[EndedSpan]:
-        """That of the record ends with its answer; without one it is not told. They hold no bodies."""
-        caller, own = job.caller, job.headers.traceparent
-        if caller is None or own is None or not is_sampled(caller):
+    def _tell(self, lines: Sequence[tuple[Job, Sequence[TracedTry]]], sent_ns: int | None) -> None:
+        self._telemetry.tell_lines(
+            [
+                _WorkedOn(
+                    caller=job.caller,
+                    headers=job.headers,
+                    custom_id=job.custom_id,
+                    url=job.url,
+                    body=_short(job.body, asked_in),
+                    topic=job.tp.topic,
+                    partition=job.tp.partition,
+                    offset=job.offset,
+                    fetched_at=job.fetched_at,
+                    sent_ns=sent_ns,
+                    provider=self._provider,
+                    model=self._model,
+                    tries=[_noted(each) for each in tries],
+                )
+                for job, tries in lines
+                if job.caller is not None
+            ]
+        )
+
+
+class _Try(msgspec.Struct, frozen=True, array_like=True):
+    """A `TracedTry`; `answer` is the body of one that went well, or what matters of it."""
+
+    traceparent: str
+    asked_ns: int
+    answered_ns: int
+    error: str | None
+    answer: bytes
+
+
+def _noted(tried: TracedTry) -> _Try:
+    result, error = tried.result, error_of(tried.result)
+    answer = _short(result.body, answered_in) if isinstance(result, Answer) and error is None else b""
+    return _Try(tried.traceparent, tried.asked_ns, tried.answered_ns, error, answer)
+
+
+def _short(body: bytes, read: Callable[[bytes], object]) -> bytes:
+    return body if len(body) <= READ_LATER_BYTES_MAX else msgspec.json.encode(read(body))
+
+
+class _WorkedOn(NotedLine, frozen=True, kw_only=True):
+    """A line whose work ended; the times of fetching in Unix seconds, of sending in nanoseconds, None = not sent."""
+
+    caller: str
+    headers: RequestHeaders
+    custom_id: str
+    url: str
+    body: bytes
+    topic: str
+    partition: int
+    offset: int
+    fetched_at: float
+    sent_ns: int | None
+    provider: str
+    model: str
+    tries: list[_Try]
+
+    def spans(self) -> Iterable[EndedSpan]:
+        """That of the record ends with its answer; without one it is not told."""
+        own = self.headers.traceparent
+        if own is None or not is_sampled(self.caller):
             return []
-        operation, trace_id = operation_of(job.url), trace_id_in(own)
-        name = f"{operation} {self._model}"
-        attributes = partial(self._begun, job.headers, job.custom_id, operation, asked_in(job.body))
-        spans = [
-            EndedSpan(
-                RecordSpan(name, _INTERNAL, trace_id, span_id_in(t.traceparent), own, attributes, (), t.asked_ns),
-                of_answer(answered_in(t.result)),
-                error_of(t.result),
-                t.answered_ns,
-            )
-            for t in tries
-        ]
-        return spans if sent_ns is None else [*spans, _about_record(job, caller, own, sent_ns)]
+        begun = self._begun()
+        tries = [self._about_try(each, own, begun) for each in self.tries]
+        return tries if self.sent_ns is None else [*tries, self._about_record(own, self.sent_ns)]
 
-    def _begun(self, headers: RequestHeaders, custom_id: str, operation: str, asked: Asked | None) -> Attributes:
-        return request_attributes(headers, custom_id) | of_request(asked, operation, self._provider, self._model)
+    def _about_try(self, tried: _Try, own: str, begun: Attributes) -> EndedSpan:
+        name = f"{operation_of(self.url)} {self.model}"
+        trace_id, span_id = trace_id_in(own), span_id_in(tried.traceparent)
+        span = RecordSpan(name, _INTERNAL, trace_id, span_id, own, lambda: begun, (), tried.asked_ns)
+        return EndedSpan(span, of_answer(answered_in(tried.answer)), tried.error, tried.answered_ns)
 
+    def _begun(self) -> Attributes:
+        asked = of_request(asked_in(self.body), operation_of(self.url), self.provider, self.model)
+        return request_attributes(self.headers, self.custom_id) | asked
 
-def _about_record(job: Job, caller: str, own: str, sent_ns: int) -> EndedSpan:
-    topic = job.tp.topic  # its name is that of the group, too
-    attributes = partial(
-        processed_request, topic, job.tp.partition, job.offset, job.headers, job.custom_id, group=topic
-    )
-    began_ns = int(job.fetched_at * 1e9)
-    return processed(topic, attributes, caller, own=own, began_ns=began_ns, ended_ns=sent_ns)
+    def _about_record(self, own: str, sent_ns: int) -> EndedSpan:
+        # The topic's name is that of the group, too.
+        attributes = partial(
+            processed_request,
+            self.topic,
+            self.partition,
+            self.offset,
+            self.headers,
+            self.custom_id,
+            group=self.topic,
+        )
+        began_ns = int(self.fetched_at * 1e9)
+        return processed(self.topic, attributes, self.caller, own=own, began_ns=began_ns, ended_ns=sent_ns)

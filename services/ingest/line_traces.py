@@ -6,32 +6,22 @@ loop.
 """
 
 import time
+from collections.abc import Iterable
 from functools import partial
 
 import msgspec
 from opentelemetry.trace import SpanKind
 
-from shared.held_bodies import HeldBodies
 from shared.messages import BatchCreated
+from shared.noted_lines import READ_LATER_BYTES_MAX
 from shared.openai_batch import decode_request_line
-from shared.record_spans import EndedSpan, RecordSpan
+from shared.record_spans import EndedSpan, NotedLine, RecordSpan
 from shared.span_attributes import created_line
 from shared.telemetry import Telemetry
-from shared.trace_context import LineTrace, line_trace
+from shared.trace_context import line_trace
 
 # An enumeration looks its members up, at each use.
 _PRODUCER = SpanKind.PRODUCER
-
-
-class _Noted(msgspec.Struct, frozen=True):
-    """A line whose record was made at a time in Unix nanoseconds, for this partition of a topic."""
-
-    trace: LineTrace
-    number: int
-    value: bytes
-    topic: str
-    partition: int
-    made_ns: int
 
 
 class LineTraces:
@@ -41,30 +31,53 @@ class LineTraces:
         self._telemetry = telemetry
         self._created = created
         self._share = telemetry.share_of(created.id)
-        self._noted: list[_Noted] = []
-        self._values = HeldBodies()
+        self._noted: list[_Created] = []
 
     def begin(self, number: int, value: bytes, topic: str, partition: int) -> str | None:
         """The `traceparent` of a line (0-based) whose record is made now; None where it is not traced."""
         if not self._share.has(number):
             return None
-        trace = line_trace(self._created.id, number)
-        self._noted.append(_Noted(trace, number, value, topic, partition, time.time_ns()))
-        return trace.traceparent
+        is_long = len(value) > READ_LATER_BYTES_MAX
+        noted = _Created(
+            traceparent=line_trace(self._created.id, number).traceparent,
+            batch_id=self._created.id,
+            number=number,
+            batch_traceparent=self._created.traceparent,
+            value=b"" if is_long else value,
+            custom_id=decode_request_line(value).custom_id if is_long else None,
+            topic=topic,
+            partition=partition,
+            made_ns=time.time_ns(),
+        )
+        self._noted.append(noted)
+        return noted.traceparent
 
     def tell(self) -> list[str]:
         """Their records are about to be sent: a span for each; the `traceparent` of each."""
-        all_noted, self._noted = self._noted, []
+        noted, self._noted = self._noted, []
         now_ns = time.time_ns()
-        self._telemetry.tell_lines(
-            [self._values.hold(partial(self._root_of, noted, now_ns), len(noted.value)) for noted in all_noted]
-        )
-        return [noted.trace.traceparent for noted in all_noted]
+        self._telemetry.tell_lines([msgspec.structs.replace(each, sent_ns=now_ns) for each in noted])
+        return [each.traceparent for each in noted]
 
-    def _root_of(self, noted: _Noted, now_ns: int) -> tuple[EndedSpan]:
-        created, custom_id = self._created, decode_request_line(noted.value).custom_id
-        attributes = partial(created_line, noted.topic, noted.partition, created.id, noted.number, custom_id)
-        links = (created.traceparent,) if created.traceparent else ()
-        trace_id, span_id = noted.trace
-        span = RecordSpan(f"create {noted.topic}", _PRODUCER, trace_id, span_id, None, attributes, links, noted.made_ns)
-        return (EndedSpan(span, {}, None, now_ns),)
+
+class _Created(NotedLine, frozen=True, kw_only=True):
+    """A line, or only its id, whose record for this partition of a topic was made and sent at Unix nanoseconds."""
+
+    traceparent: str
+    batch_id: str
+    number: int
+    batch_traceparent: str | None
+    value: bytes
+    custom_id: str | None
+    topic: str
+    partition: int
+    made_ns: int
+    sent_ns: int = 0
+
+    def spans(self) -> Iterable[EndedSpan]:
+        custom_id = decode_request_line(self.value).custom_id if self.custom_id is None else self.custom_id
+        attributes = partial(created_line, self.topic, self.partition, self.batch_id, self.number, custom_id)
+        links = (self.batch_traceparent,) if self.batch_traceparent else ()
+        trace_id, span_id = line_trace(self.batch_id, self.number)
+        span = RecordSpan(f"create {self.topic}", _PRODUCER, trace_id, span_id, None, attributes, links, self.made_ns)
+        return (EndedSpan(span, {}, None, self.sent_ns),)

@@ -13,6 +13,7 @@ from services.inference.engine import Answer, EngineDead, EngineRequest, EngineR
 from services.inference.job import Done, Job, Run
 from services.inference.line_run import LineRunner
 from services.inference.line_traces import LineTraces
+from shared.noted_lines import READ_LATER_BYTES_MAX
 from shared.settings import TelemetrySettings
 from shared.telemetry import Telemetry
 from tests.fakes import ScriptedEngine
@@ -36,12 +37,12 @@ def from_caller(traceparent: str) -> Job:
 
 
 async def run(
-    results: list[EngineResult], *, is_traced: bool = True, are_sent: bool = True
+    results: list[EngineResult], *, is_traced: bool = True, are_sent: bool = True, body: bytes = b"{}"
 ) -> tuple[list[ReadableSpan], ScriptedEngine]:
     """What is exported for a line that the engine answers like this, one after the other."""
     exporter, left = MemorySpanExporter(), iter(results)
     telemetry, engine = Telemetry("test", TelemetrySettings(), exporter), ScriptedEngine(lambda _: next(left))
-    line = from_caller(PARENT) if is_traced else job()
+    line = msgspec.structs.replace(from_caller(PARENT) if is_traced else job(), body=body)
     ended = await LineRunner(engine, "m", telemetry, transient_tries=9).run(
         line, EngineRequest("r", line.url, line.body, traceparent=line.generation)
     )
@@ -82,6 +83,35 @@ async def test_each_try_is_a_span_and_the_parent_of_the_engines() -> None:
 async def test_engine_that_dies_has_its_span_though_nothing_is_published() -> None:
     spans, _ = await run([EngineDead("gone")])
     assert [dict(span.attributes or {}).get("error.type") for span in spans] == ["engine_dead"]
+
+
+@pytest.mark.parametrize("padding", [b"", b" " * READ_LATER_BYTES_MAX], ids=["short", "long"])
+async def test_what_bodies_say_is_told_however_long_they_are(padding: bytes) -> None:
+    spans, _ = await run([Answer(200, padding + OK.body)], body=padding + b'{"max_tokens": 7, "temperature": 0.5}')
+    told = {name: value for name, value in (spans[0].attributes or {}).items() if name.startswith("gen_ai.")}
+    assert told == {
+        "gen_ai.operation.name": "text_completion",
+        "gen_ai.provider.name": "scripted",
+        "gen_ai.request.model": "m",
+        "gen_ai.request.max_tokens": 7,
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.usage.input_tokens": 3,
+        "gen_ai.usage.output_tokens": 5,
+        "gen_ai.response.model": "m-1",
+    }
+
+
+@pytest.mark.parametrize("padding", [b"", b" " * READ_LATER_BYTES_MAX], ids=["short", "long"])
+async def test_bodies_that_cannot_be_read_say_nothing(padding: bytes) -> None:
+    spans, _ = await run([Answer(200, padding + b"[" * 100_000)], body=padding + b'{"max_tokens": "many"}')
+    assert [span.name for span in spans] == ["text_completion m", "process t"]
+    assert not [name for name in spans[0].attributes or {} if "usage" in name or "max_tokens" in name]
+
+
+async def test_refusal_has_its_status_and_nothing_of_its_body() -> None:
+    spans, _ = await run([msgspec.structs.replace(OK, status=429)])
+    attributes = dict(spans[0].attributes or {})
+    assert attributes["error.type"] == "429" and not [name for name in attributes if "usage" in name]
 
 
 async def test_answer_that_is_not_sent_was_generated_but_its_record_is_not_done() -> None:

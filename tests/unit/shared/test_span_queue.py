@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Sequence
-from functools import partial
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -10,8 +9,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from shared import span_queue
-from shared.record_spans import EndedSpan, begin_span
-from shared.span_queue import SpanQueue
+from shared.record_spans import EndedSpan, NotedLine, begin_span
+from shared.span_queue import EXPORT_BYTES, SpanQueue
 
 
 class Exports(SpanExporter):
@@ -21,12 +20,14 @@ class Exports(SpanExporter):
         self.found: list[list[str]] = []
         self.num_failing = num_failing
         self.is_shut = False
+        self.exported = threading.Event()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         if self.num_failing:
             self.num_failing -= 1
             raise OSError("away")
         self.found.append([span.span.name if isinstance(span, EndedSpan) else span.name for span in spans])
+        self.exported.set()
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
@@ -51,7 +52,7 @@ def fill(queue: SpanQueue, number: int) -> list[str]:
 @pytest.fixture
 def _nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(span_queue, "EXPORT_SPANS", 10)
-    monkeypatch.setattr(span_queue, "LOOK_INTERVAL_S", 60.0)
+    monkeypatch.setattr(span_queue, "EXPORT_INTERVAL_S", 60.0)
 
 
 @pytest.mark.usefixtures("_nobody_looks")
@@ -69,26 +70,35 @@ def test_all_are_exported_in_order_some_at_a_time(
     assert {len(found) for found in exports.found} <= {10, 5}
 
 
+class Line(NotedLine, frozen=True):
+    """Has spans of these names; without a name none can be made."""
+
+    names: list[str]
+    body: bytes = b""
+
+    def spans(self) -> list[EndedSpan]:
+        if not self.names:
+            raise ValueError("not hexadecimal")
+        makers.add(threading.current_thread().name)
+        return [ended(name) for name in self.names]
+
+
+makers = set[str]()
+
+
 @pytest.mark.usefixtures("_nobody_looks")
 def test_spans_of_lines_are_made_when_they_are_exported() -> None:
     """A line may have several, and one whose spans cannot be made is not in the way of others."""
-    exports, makers = Exports(), list[str]()
-
-    def make(*names: str) -> list[EndedSpan]:
-        makers.append(threading.current_thread().name)
-        return [ended(name) for name in names]
-
-    def fail() -> list[EndedSpan]:
-        raise ValueError("not hexadecimal")
-
+    exports = Exports()
+    makers.clear()
     queue = SpanQueue(exports)
-    queue.put_lines([partial(make, *(f"a{n}" for n in range(12))), fail, partial(make, "b")])
+    queue.put_lines([Line([f"a{n}" for n in range(12)]), Line([]), Line(["b"])])
     queue.put(ended("c"))
     assert not makers
     queue.shutdown()
     assert exports.names == [*(f"a{n}" for n in range(12)), "b", "c"]
     assert max(len(found) for found in exports.found) <= 10
-    assert threading.current_thread().name not in makers
+    assert makers == {"spans"}
 
 
 @pytest.mark.usefixtures("_nobody_looks")
@@ -111,17 +121,26 @@ def test_exporter_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) 
     assert over.is_set()
 
 
-def test_many_do_not_wait_and_few_wait_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(span_queue, "EXPORT_SPANS", 10)
-    monkeypatch.setattr(span_queue, "LOOK_INTERVAL_S", 0.01)
+def test_few_wait_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(span_queue, "EXPORT_INTERVAL_S", 0.5)
     exports = Exports()
     queue = SpanQueue(exports)
     fill(queue, 9)
-    assert not queue._over.wait(0.2) and not exports.found, "five seconds are not over"
-    fill(queue, 1)
-    assert not queue._over.wait(0.5) and len(exports.names) == 10
+    assert not exports.exported.wait(0.1)
+    assert exports.exported.wait(30) and len(exports.found) == 1
     fill(queue, 3)
-    assert queue.force_flush() and len(exports.names) == 13
+    assert queue.force_flush() and len(exports.names) == 12
+    queue.shutdown()
+
+
+@pytest.mark.usefixtures("_nobody_looks")
+def test_lines_that_take_much_room_do_not_wait() -> None:
+    exports = Exports()
+    queue = SpanQueue(exports)
+    queue.put_lines([Line(["small"], b"x")])
+    assert not exports.exported.wait(0.1)
+    queue.put_lines([Line(["large"], b"x" * EXPORT_BYTES)])
+    assert exports.exported.wait(30) and exports.names == ["small", "large"]
     queue.shutdown()
 
 

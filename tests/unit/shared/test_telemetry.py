@@ -13,7 +13,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from shared.errors import ObjectExists
 from shared.logs import with_trace
-from shared.record_spans import EndedSpan, RecordSpan
+from shared.record_spans import EndedSpan, NotedLine, RecordSpan
 from shared.settings import TelemetrySettings
 from shared.span_attributes import Attributes, line_attributes, messaging_attributes
 from shared.telemetry import FAILURES_PER_SECOND, GROUPS_PER_SECOND, Telemetry
@@ -184,6 +184,16 @@ def test_line_that_failed_is_in_a_trace_of_its_own() -> None:
     assert span.status.status_code is StatusCode.ERROR
 
 
+class _Root(NotedLine, frozen=True):
+    trace_id: str
+    span_id: str
+    batch: str
+
+    def spans(self) -> list[EndedSpan]:
+        span = RecordSpan("create t", SpanKind.PRODUCER, self.trace_id, self.span_id, None, dict, (self.batch,), 1)
+        return [EndedSpan(span, {}, None, 2)]
+
+
 def test_line_has_the_same_trace_whoever_writes_into_it() -> None:
     traced, exporter = telemetry(1.0)
     found = traced.trace_of_line("b", 3)
@@ -191,8 +201,7 @@ def test_line_has_the_same_trace_whoever_writes_into_it() -> None:
     assert telemetry(0.0)[0].trace_of_line("b", 3) is None
     [batch] = parents(traced, 1)
     with traced.tracer.start_as_current_span("unrelated"):
-        root_span = RecordSpan("create t", SpanKind.PRODUCER, *found, None, dict, (batch,), 1)
-        traced.tell_lines([lambda: [EndedSpan(root_span, {}, None, 2)]])
+        traced.tell_lines([_Root(*found, batch)])
     begun = traced.begin_process("t", dict, found.traceparent)
     assert begun is not None and begun.traceparent.startswith(f"00-{found.trace_id}-")
     traced.end(begun, {"more": 1})
