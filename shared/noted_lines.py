@@ -1,8 +1,8 @@
 """Where are traced lines until their spans are made? In memory beside the heap, as bytes. SHELL.
 
 Rows come and go in the order of the log, and leave the heap as they found it. What is kept of one in a hundred, while
-its neighbours go, keeps them from it, and so does a buffer that grows: in a loop that reads, answers and packs rows as a
-worker does, each takes 1 to 3 us more, of 15, traced or not. What is written down elsewhere costs it nothing.
+its neighbours go, keeps them from it, and so does a buffer that grows: in a loop that reads, answers and packs rows as
+a worker does, each takes 1 to 3 us more, of 15, traced or not. What is written down elsewhere costs it nothing.
 """
 
 import mmap
