@@ -122,7 +122,7 @@ def test_exporter_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_few_wait_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(span_queue, "EXPORT_INTERVAL_S", 0.5)
+    monkeypatch.setattr(span_queue, "EXPORT_INTERVAL_S", 1.5)
     exports = Exports()
     queue = SpanQueue(exports)
     fill(queue, 9)
