@@ -20,8 +20,8 @@ log = structlog.get_logger(__name__)
 
 # Spans are exported so often, or when lines of so many bytes are noted, so many at once: a request costs 1 ms.
 EXPORT_INTERVAL_S, EXPORT_BYTES, EXPORT_SPANS = 5.0, 4 * 1024 * 1024, 2_048
-# Of the last exports; Telemetry.close ends them sooner, this holds where it was never called.
-SHUTDOWN_TIMEOUT_S = 10.0
+# Of the last exports, also of one that a collector takes and never answers, which Telemetry.close cannot end.
+SHUTDOWN_TIMEOUT_S = 3.0
 # Of more spans the oldest are dropped: the collector is away, or slower than we are.
 WAITING_MAX = 65_536
 
