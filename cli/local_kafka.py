@@ -1,6 +1,5 @@
 """How does a machine get a broker of its own? SHELL: a real single-node KRaft broker from jars, or one in memory."""
 
-import contextlib
 import re
 import secrets
 import shutil
@@ -21,6 +20,7 @@ TOOL_TIMEOUT_S = 300
 # Below those that Linux and macOS give to outgoing connections (32768 and 49152 up).
 PORTS = range(10_000, 32_000)
 PORT_TRIES = 200
+_kept: list[socket.socket] = []
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -56,13 +56,30 @@ class LocalKafka:
 
 
 def free_port() -> int:
-    """A port of loopback that is free now, and that no connection is given before somebody listens on it."""
+    """A port of loopback that is free now, and that no connection is given before somebody listens on it.
+
+    On Linux nobody else is given it either while this process lives; elsewhere only the first listener may bind it.
+    """
     for _ in range(PORT_TRIES):
         port = PORTS.start + secrets.randbelow(len(PORTS))
-        with socket.socket() as probe, contextlib.suppress(OSError):
+        probe = socket.socket()
+        try:
             probe.bind(("127.0.0.1", port))
-            return port
+        except OSError:
+            probe.close()
+            continue
+        _keep(probe)
+        return port
     raise SetupError(f"no port of 127.0.0.1 between {PORTS.start} and {PORTS.stop} is free")
+
+
+def _keep(probe: socket.socket) -> None:
+    """Stay bound without listening, which Linux allows beside a listener if both say so, as all servers here do."""
+    if sys.platform == "linux":
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _kept.append(probe)
+    else:
+        probe.close()
 
 
 def java_problem() -> str | None:

@@ -1,6 +1,7 @@
 """A port that a server will listen on in a moment: nobody's now, and none that connections are given meanwhile."""
 
 import socket
+import sys
 
 import pytest
 
@@ -23,3 +24,12 @@ def test_port_that_is_taken_is_not_found(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(local_kafka, "PORTS", range(port, port + 1))
         with pytest.raises(SetupError, match="is free"):
             free_port()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a port be kept for a server")
+def test_port_is_kept_for_whoever_asked() -> None:
+    port = free_port()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    with socket.create_server(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port), timeout=5):
+        pass
