@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from base64 import urlsafe_b64encode
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,9 @@ TOOL_TIMEOUT_S = 300
 # Below those that Linux and macOS give to outgoing connections (32768 and 49152 up).
 PORTS = range(10_000, 32_000)
 PORT_TRIES = 200
-_kept: list[socket.socket] = []
+# Ports that nobody else is given, the oldest let go of first.
+KEPT_MAX = 200
+_kept: deque[socket.socket] = deque()
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -58,7 +61,7 @@ class LocalKafka:
 def free_port() -> int:
     """A port of loopback that is free now, and that no connection is given before somebody listens on it.
 
-    On Linux nobody else is given it either while this process lives; elsewhere only the first listener may bind it.
+    On Linux nobody else is given it either while it is one of the last KEPT_MAX of this process.
     """
     for _ in range(PORT_TRIES):
         port = PORTS.start + secrets.randbelow(len(PORTS))
@@ -78,6 +81,8 @@ def _keep(probe: socket.socket) -> None:
     if sys.platform == "linux":
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _kept.append(probe)
+        if len(_kept) > KEPT_MAX:
+            _kept.popleft().close()
     else:
         probe.close()
 

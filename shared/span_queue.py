@@ -73,16 +73,17 @@ class SpanQueue(SpanProcessor):
         while not self._is_over:
             self._due.wait(EXPORT_INTERVAL_S)
             self._due.clear()
-            try:
-                self._export_waiting()
-            except Exception:
-                log.exception("spans not exported")
+            self._export_waiting()
+        self._export_waiting()  # what came while the last ones were exported
 
     def _export_waiting(self) -> None:
         with self._exporting:
             spans = self._take()
-            while some := list(islice(spans, EXPORT_SPANS)):
-                self._export(some)
+            try:
+                while some := list(islice(spans, EXPORT_SPANS)):
+                    self._export(some)
+            except Exception:
+                log.exception("spans not exported")
 
     def _take(self) -> Iterator[ReadableSpan | EndedSpan]:
         for noted in list(self._lines.values()):

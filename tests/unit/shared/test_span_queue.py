@@ -121,6 +121,27 @@ def test_exporter_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) 
     assert over.is_set()
 
 
+@pytest.mark.usefixtures("_nobody_looks")
+def test_what_comes_during_the_last_export_is_exported_too() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Exports):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            begun.set()
+            assert go_on.wait(30)
+            return super().export(spans)
+
+    exports = Slow()
+    queue = SpanQueue(exports)
+    queue.put_lines([Line(["first"], b"x" * EXPORT_BYTES)])
+    assert begun.wait(30)
+    queue.put_lines([Line(["meanwhile"])])
+    queue.put(ended("and this"))
+    threading.Timer(0.2, go_on.set).start()
+    queue.shutdown()
+    assert exports.names == ["first", "meanwhile", "and this"]
+
+
 def test_few_wait_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(span_queue, "EXPORT_INTERVAL_S", 1.5)
     exports = Exports()
